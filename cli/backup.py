@@ -1,0 +1,9 @@
+"""Placeholder."""
+
+from __future__ import annotations
+
+EXAMPLES = ""
+
+
+def backup() -> None:
+    """X."""

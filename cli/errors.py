@@ -1,0 +1,92 @@
+"""What can go wrong on the command line itself, as types.
+
+CliError
+├── ConfigInvalid      a setting is unknown or has a value that cannot be used
+├── SettingMissing     the command needs a setting that nobody gave
+├── PointUnknown       no restore point goes by that name
+├── PointAmbiguous     more than one does
+├── DiskUnknown        the restore point has no such disk
+├── FileInTheWay       the file to write exists already
+└── DemoFailed         a step or a comparison of the demo did not hold
+"""
+
+# ruff: noqa: N818 - the names say what happened; every one of them is plainly an error
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class CliError(Exception):
+    """Root of what `cli` raises; every message is for the operator."""
+
+
+class ConfigInvalid(CliError):
+    """A setting that cannot be used. `place` says where it was read: a flag, a variable, a file."""
+
+    def __init__(self, place: str, setting: str, reason: str) -> None:
+        self.place, self.setting, self.reason = place, setting, reason
+        subject = f"{place}: {setting}" if setting else place
+        super().__init__(f"{subject}: {reason}")
+
+
+class SettingMissing(CliError):
+    """A needed setting that is nowhere. `section` and `name` are as in the file."""
+
+    def __init__(self, section: str, name: str, purpose: str) -> None:
+        self.section, self.name, self.purpose = section, name, purpose
+        flag = f"--{section}-{name}".replace("_", "-")
+        super().__init__(
+            f"{purpose}. Give {flag}, set AHVAULT_{section.upper()}_{name.upper()}, "
+            f"or write `{name}` under [{section}] in ahvault.toml."
+        )
+
+
+class PointUnknown(CliError):
+    """No restore point goes by `reference`. `near` holds names that look like it."""
+
+    def __init__(self, reference: str, reason: str, near: Sequence[str] = ()) -> None:
+        self.reference, self.reason, self.near = reference, reason, tuple(near)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        super().__init__(
+            f"No restore point {reference!r}: {reason}.{hint} "
+            "`ahvault points` lists what the repository holds."
+        )
+
+
+class PointAmbiguous(CliError):
+    """`reference` fits several restore points."""
+
+    def __init__(self, reference: str, candidates: Sequence[str]) -> None:
+        self.reference, self.candidates = reference, tuple(candidates)
+        shown = ", ".join(candidates[:5]) + (", ..." if len(candidates) > 5 else "")
+        super().__init__(
+            f"{reference!r} fits {len(candidates)} restore points: {shown}. Name one of them."
+        )
+
+
+class DiskUnknown(CliError):
+    """The restore point has no disk `disk`, or more than one that fits."""
+
+    def __init__(self, disk: str, point: str, known: Sequence[str]) -> None:
+        self.disk, self.point, self.known = disk, point, tuple(known)
+        super().__init__(
+            f"Restore point {point} has no single disk {disk!r}. Its disks are: {', '.join(known)}."
+        )
+
+
+class FileInTheWay(CliError):
+    """The file to write is there already."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(f"{path} exists already. Name another file, or add --force to replace it.")
+
+
+class DemoFailed(CliError):
+    """A step of the demo, or one of its comparisons, did not hold."""
+
+    def __init__(self, step: str, reason: str) -> None:
+        self.step, self.reason = step, reason
+        super().__init__(f"The demo failed while it was to {step}: {reason}")

@@ -1,0 +1,103 @@
+"""`ahvault export`: one disk of a restore point as a raw image file."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.config import load_settings
+from cli.connections import open_repository
+from cli.errors import FileInTheWay
+from cli.figures import human_bytes, human_duration, human_rate
+from cli.options import CommonOptions, RepositoryOptions, with_options
+from cli.output import open_output
+from cli.point_reference import find_disk, find_point, moment_reference
+from cli.progress import open_bar
+
+if TYPE_CHECKING:
+    from repository import DiskReader
+
+EXAMPLES = """Examples:
+
+- `ahvault export db01 scsi.1 db01-data.raw`
+- `ahvault export db01@2026-11-23T20:15 scsi.0 db01.raw --force`
+"""
+
+
+@with_options
+def export(
+    common: CommonOptions,
+    repository: RepositoryOptions,
+    point: Annotated[
+        str, typer.Argument(help="Restore point: its id, a VM (its newest), or VM@TIME.")
+    ],
+    disk: Annotated[
+        str, typer.Argument(help="Disk: its label or id, as in `ahvault points --disks`.")
+    ],
+    file: Annotated[Path, typer.Argument(help="Raw image to write; holes where the disk is zero.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Write one disk of a restore point to a raw, sparse image file.
+
+    Needs the repository alone: no cluster, no server. The file appears under its name only when it
+    is complete, and every chunk is checked against its digest on the way.
+    """
+    settings = load_settings(common, repository)
+    output = open_output(as_json=common.as_json)
+    if file.exists() and not force:
+        raise FileInTheWay(file)
+    with open_repository(settings) as opened:
+        found = find_point(opened.points().points, point)
+        record = find_disk(found, disk)
+        reader = opened.open_disk(found, record.disk_id)
+        facts = write_image(reader, file)
+    facts |= {"point_id": found.id, "disk_id": record.disk_id, "file": str(file)}
+    name = f"{moment_reference(found)} {record.label or record.disk_id}"
+    output.result(facts, lambda: [_sentence(name, file, facts)])
+
+
+def write_image(reader: DiskReader, path: Path) -> dict[str, Any]:
+    """Write the disk beside `path` and move it there when it is durable.
+
+    On any error, Ctrl-C included, the unfinished file is removed. Returns the figures.
+    """
+    from repository import FileTarget, TransferCounters
+
+    counters = TransferCounters()
+    stop = threading.Event()
+    unfinished = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
+    started_s = time.monotonic()
+    try:
+        with (
+            FileTarget(unfinished, reader.size_bytes) as target,
+            open_bar(path.name, sample=lambda: (_done_bytes(counters), reader.size_bytes)),
+        ):
+            try:
+                reader.restore_to(target, target_is_blank=True, counters=counters, stop=stop)
+            finally:
+                stop.set()
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return {
+        "size_bytes": reader.size_bytes,
+        "written_bytes": counters.new_bytes,
+        "duration_s": round(time.monotonic() - started_s, 3),
+    }
+
+
+def _done_bytes(counters: Any) -> int:
+    return int(counters.new_bytes + counters.zero_bytes)
+
+
+def _sentence(name: str, file: Path, facts: dict[str, Any]) -> str:
+    written, size, duration_s = facts["written_bytes"], facts["size_bytes"], facts["duration_s"]
+    return (
+        f"Wrote {name} to {file}: {human_bytes(size)}, of which {human_bytes(written)} is data, "
+        f"in {human_duration(duration_s)} ({human_rate(written, duration_s)})"
+    )

@@ -1,0 +1,86 @@
+"""The command `ahvault`: puts the commands together, and ends the process with the right code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from cli import backup, demo, export, points, repo, restore, simulator, verify, vms
+from cli.exit_codes import ExitCode, exit_code_help
+from cli.failures import report_failure
+from cli.output import say
+
+app = typer.Typer(
+    name="ahvault",
+    help="Agentless, image-level backup of Nutanix AHV virtual machines.",
+    epilog=f"Exit codes:\n\n{exit_code_help()}",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
+app.command("vms", epilog=vms.EXAMPLES)(vms.vms)
+app.command("backup", epilog=backup.EXAMPLES)(backup.backup)
+app.command("points", epilog=points.EXAMPLES)(points.points)
+app.command("restore", epilog=restore.EXAMPLES)(restore.restore)
+app.command("export", epilog=export.EXAMPLES)(export.export)
+app.command("verify", epilog=verify.EXAMPLES)(verify.verify)
+app.add_typer(repo.app, name="repo")
+app.command("simulator", epilog=simulator.EXAMPLES)(simulator.simulator)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"ahvault {version('ahvault')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    """Agentless, image-level backup of Nutanix AHV virtual machines."""
+    del version
+
+
+def main() -> NoReturn:
+    """Entry point of the command `ahvault`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out one command line and return its exit code; raises nothing.
+
+    SIGTERM ends the command as Ctrl-C does: everything it has open is closed on the way out.
+    """
+    as_json, debug = "--json" in arguments, "--debug" in arguments
+    previous = signal.signal(signal.SIGTERM, _leave)
+    try:
+        code = app(args=list(arguments), prog_name="ahvault", standalone_mode=False)
+    except typer.Abort:
+        code = ExitCode.INTERRUPTED
+    except SystemExit as stop:
+        code = stop.code
+    except Exception as error:  # noqa: BLE001 - the one place where every error becomes a sentence
+        code = report_failure(error, as_json=as_json, debug=debug)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    if code == ExitCode.INTERRUPTED:
+        say("ahvault: interrupted.")
+    return int(code or ExitCode.OK)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    del number, frame
+    raise SystemExit(int(ExitCode.TERMINATED))

@@ -1,0 +1,60 @@
+"""`ahvault repo`: the repository as a whole."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cli.config import load_settings, require_repository_url
+from cli.options import CommonOptions, RepositoryOptions, with_options
+from cli.output import open_output
+
+app = typer.Typer(help="Make and look after a repository.", no_args_is_help=True)
+
+INIT_EXAMPLES = """Examples:
+
+- `ahvault repo init /srv/backup`
+- `ahvault repo init s3://bucket/ahvault`
+"""
+
+
+@app.callback()
+def repo() -> None:
+    """Make and look after a repository."""
+
+
+@app.command("init", epilog=INIT_EXAMPLES)
+@with_options
+def init(
+    common: CommonOptions,
+    repository: RepositoryOptions,
+    url: Annotated[
+        str | None,
+        typer.Argument(help="Where; by default the configured repository.", metavar="[URL]"),
+    ] = None,
+    compression_level: Annotated[
+        int | None,
+        typer.Option(min=1, max=19, help="zstd level for all that is stored there."),
+    ] = None,
+) -> None:
+    """Make an empty repository in a directory or at an fsspec URL.
+
+    The place must be empty or not exist. Nothing that is there already is ever touched.
+    """
+    import repository as engine
+
+    settings = load_settings(common, repository)
+    output = open_output(as_json=common.as_json)
+    options = (
+        engine.RepositoryOptions()
+        if compression_level is None
+        else engine.RepositoryOptions(compression_level=compression_level)
+    )
+    with engine.Repository.create(
+        url or require_repository_url(settings),
+        storage_options=settings.repository.storage_options,
+        options=options,
+    ) as made:
+        facts = {"id": made.id, "url": made.url}
+    output.result(facts, lambda: [f"Made repository {facts['id']} at {facts['url']}"])

@@ -1,0 +1,36 @@
+"""`ahvault simulator`: a Nutanix of our own to try things on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLES = """Examples:
+
+- `ahvault simulator --state /tmp/nutanix`
+- `ahvault simulator --port 0`
+"""
+
+
+def simulator(
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of Prism Central; 0 takes any free one.")
+    ] = 9440,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="Directory to keep everything in; without it nothing is kept."),
+    ] = None,
+    size: Annotated[
+        float, typer.Option(min=0.01, max=1000, help="Scale of the VMs' disks; 1.0 is a demo.")
+    ] = 1.0,
+) -> None:
+    """Serve a simulated Nutanix cluster on this machine, until Ctrl-C or SIGTERM.
+
+    Prism Central and Prism Element over HTTPS with their own authority, three VMs with real file
+    systems, and two worker VMs. Prints one JSON line with addresses and credentials when ready.
+    """
+    from simulator import serve
+
+    raise typer.Exit(serve(port=port, state=state, size=size))
