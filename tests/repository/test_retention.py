@@ -27,6 +27,7 @@ from repository.retention_policy import RetentionPolicy
 
 BERLIN = ZoneInfo("Europe/Berlin")
 DAY_ZERO = datetime(2026, 10, 31, 22, 0, tzinfo=UTC)
+LAST_MOMENT = datetime.max.replace(tzinfo=timezone.min)
 SATURDAYS = KeepWeekly(keep_weeks=4, day=Weekday.SATURDAY)
 
 
@@ -175,6 +176,9 @@ def test_any_rule_that_keeps_is_enough() -> None:
 def test_flagged_points_take_no_place_in_the_count() -> None:
     """T5: two live weekly points besides the three counted ones; once ended, they are ordinary."""
     policy = RetentionPolicy(keep_days=None, keep_last=3, gfs=GfsPolicy(weekly=SATURDAYS))
+    among_newest = plan(days(7, 12, 13, 14, 15, 16), 16, policy)
+    assert dropped(among_newest) == ["p12"]
+    assert rules(among_newest, "p14") == {Rule.WEEKLY, Rule.MINIMUM}
     points = days(7, 14, 15, 16, 17, 18)
     assert dropped(plan(points, 18, policy)) == ["p15"]
     assert rules(plan(points, 18, policy), "p14") == {Rule.WEEKLY}
@@ -242,7 +246,7 @@ def test_impossible_dates_push_nothing_out() -> None:
     unset_clock = [point(0, point_id="epoch", started_at=datetime.fromtimestamp(60, tz=UTC))]
     extremes = [
         point(0, point_id="first", started_at=datetime.min.replace(tzinfo=timezone.max)),
-        point(0, point_id="last", started_at=datetime.max.replace(tzinfo=timezone.min)),
+        point(0, point_id="last", started_at=LAST_MOMENT),
     ]
     gfs = GfsPolicy(weekly=SATURDAYS, yearly=KeepYearly(keep_years=1))
     policy = RetentionPolicy(keep_days=1, keep_last=4, gfs=gfs)
@@ -261,6 +265,14 @@ def test_damaged_points_push_nothing_out() -> None:
     result = plan([*days(1, 2, 3, 4), *damaged], 40, RetentionPolicy(keep_days=1))
     assert dropped(result) == ["p1"]
     assert Rule.MINIMUM in rules(result, "p38")
+
+
+def test_a_damaged_weekly_point_gets_a_stand_in() -> None:
+    """Both stay while Saturday's point is damaged; Sunday's goes once verification is content."""
+    policy = RetentionPolicy(keep_days=1, gfs=GfsPolicy(weekly=SATURDAYS))
+    others = days(8, 18, 19, 20)
+    assert dropped(plan([point(7, is_damaged=True), *others], 20, policy)) == []
+    assert dropped(plan([point(7), *others], 20, policy)) == ["p8"]
 
 
 def test_reasons_are_sentences_for_people() -> None:
@@ -353,6 +365,7 @@ def test_departure_spares_flags_holds_and_doubts() -> None:
     assert rules(result, "p7") == {Rule.WEEKLY}
     assert dropped(departed_plan([*points, point(30)], {})) == []
     assert dropped(departed_plan(points, {"vm-1": at(21)})) == []
+    assert dropped(departed_plan(points, {"vm-1": LAST_MOMENT})) == []
 
 
 def test_a_wave_of_departures_is_refused() -> None:
@@ -366,6 +379,14 @@ def test_a_wave_of_departures_is_refused() -> None:
         wave.drops()
     single = departed_plan(vms, {f"vm-{n}": at(20) for n in (2, 3, 4)})
     assert [gone.point_id for gone in single.drops()] == ["p1"]
+
+
+def test_vms_that_departed_long_ago_are_no_wave() -> None:
+    """Three VMs of which only weekly points are left do not block the departure of a fourth."""
+    remains = [point(7, point_id=f"w{n}", vm_id=f"vm-{n}") for n in (1, 2, 3)]
+    fresh = [point(7.1, point_id="x4", vm_id="vm-4"), point(7, point_id="w4", vm_id="vm-4")]
+    result = departed_plan([*remains, *fresh], {}, gfs=GfsPolicy(weekly=SATURDAYS))
+    assert [gone.point_id for gone in result.drops()] == ["x4"]
 
 
 def test_a_vm_with_a_new_id_starts_anew() -> None:
