@@ -35,6 +35,8 @@ from repository.findings import (
     VerifyProgress,
     VerifyReport,
 )
+from repository.live import LiveListing, LiveRecords, ReportListing
+from repository.options import RepositoryOptions
 from repository.points import (
     DamagedRecord,
     DiskRecord,
@@ -45,14 +47,9 @@ from repository.points import (
     RestorePoint,
 )
 from repository.ports import DiskSource, DiskTarget, Throttle
-from repository.repository import (
-    DiskReader,
-    LiveListing,
-    LiveRecords,
-    Repository,
-    RepositoryOptions,
-    WriteSession,
-)
+from repository.reader import DiskReader
+from repository.repository import Repository
+from repository.session import WriteSession
 from repository.units import Clock, SystemClock
 
 __all__ = [
@@ -84,6 +81,7 @@ __all__ = [
     "PointDraft",
     "PointListing",
     "PointNotFound",
+    "ReportListing",
     "Repository",
     "RepositoryError",
     "RepositoryExists",

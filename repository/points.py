@@ -7,7 +7,6 @@ maps must add up to. Their stored form is in docs/repository-format.md.
 
 from __future__ import annotations
 
-import datetime as dt
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -127,8 +126,3 @@ class PointListing:
     def newest(self) -> RestorePoint | None:
         """The newest by the moment of its data, or None."""
         return self.points[-1] if self.points else None
-
-
-def utc_stamp(moment: dt.datetime) -> str:
-    """The moment as it stands in object names: sortable, UTC, whole seconds."""
-    return moment.astimezone(dt.UTC).strftime("%Y%m%dT%H%M%SZ")

@@ -3,118 +3,57 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from repository.counters import TransferCounters
-from repository.extents import Extent
+from repository.catalogue import Catalogue
+from repository.codec import ChunkCodec
+from repository.description import Description
+from repository.errors import (
+    DiskNotFound,
+    NotARepository,
+    ObjectExists,
+    ObjectNotFound,
+    RepositoryExists,
+)
+from repository.fetching import ChunkFetcher
 from repository.findings import VerifyLevel, VerifyProgress, VerifyReport
-from repository.points import DiskRecord, DiskSpec, PointDraft, PointListing, RestorePoint
-from repository.ports import DiskSource, DiskTarget, Throttle
-from repository.units import Clock, MiB, SystemClock
-
-
-@dataclass(frozen=True, slots=True)
-class RepositoryOptions:
-    """What is decided when a repository is created and never changes after."""
-
-    chunk_size_bytes: int = MiB
-    compression_level: int = 1
-    pack_target_bytes: int = 36 * MiB
-
-
-class WriteSession:
-    """Writes disks and commits restore points; thread-safe."""
-
-    def write_disk(
-        self,
-        spec: DiskSpec,
-        source: DiskSource,
-        extents: Sequence[Extent],
-        base: DiskRecord | None,
-        *,
-        counters: TransferCounters | None = None,
-        throttle: Throttle | None = None,
-        stop: threading.Event | None = None,
-        read_method: str,
-        read_reason: str = "",
-        source_facts: Mapping[str, Any] | None = None,
-    ) -> DiskRecord:
-        raise NotImplementedError
-
-    def commit(self, draft: PointDraft) -> RestorePoint:
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        raise NotImplementedError
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        raise NotImplementedError
-
-
-class DiskReader:
-    """One disk of one restore point; random reads, extents, restore."""
-
-    @property
-    def size_bytes(self) -> int:
-        raise NotImplementedError
-
-    def read_into(self, offset_bytes: int, buffer: memoryview) -> None:
-        raise NotImplementedError
-
-    def extents(self) -> list[Extent]:
-        raise NotImplementedError
-
-    def restore_to(
-        self,
-        target: DiskTarget,
-        *,
-        target_is_blank: bool,
-        counters: TransferCounters | None = None,
-        throttle: Throttle | None = None,
-        stop: threading.Event | None = None,
-    ) -> None:
-        raise NotImplementedError
-
-
-@dataclass(frozen=True, slots=True)
-class LiveListing:
-    """The records of one kind by key, and the keys of those that cannot be read."""
-
-    records: dict[str, dict[str, Any]]
-    damaged: list[str]
-
-
-class LiveRecords:
-    """Small mutable JSON records; durable when `put` returns."""
-
-    def put(self, kind: str, key: str, record: Mapping[str, Any]) -> None:
-        raise NotImplementedError
-
-    def get(self, kind: str, key: str) -> dict[str, Any] | None:
-        raise NotImplementedError
-
-    def list(self, kind: str) -> LiveListing:
-        raise NotImplementedError
-
-    def delete(self, kind: str, key: str) -> None:
-        raise NotImplementedError
+from repository.keys import RepositoryKeys, new_master_key
+from repository.layout import REPOSITORY_FILE
+from repository.live import LiveRecords, ReportListing, SessionReports
+from repository.maps import open_disk_map
+from repository.options import RepositoryOptions
+from repository.packs import ChunkOpener
+from repository.points import PointListing, RestorePoint
+from repository.reader import DiskReader
+from repository.records import RecordCodec
+from repository.sealing import PlainSealer
+from repository.session import WriteSession
+from repository.store import Store
+from repository.stores import open_store
+from repository.units import Clock, SystemClock
+from repository.verify import Verifier
 
 
 class Repository:
-    """An open repository."""
+    """An open repository; made by `create` or `open`, closed by `close` or as a context manager.
 
-    id: str
-    url: str
-    options: RepositoryOptions
-    live: LiveRecords
+    Thread-safe. Any number of processes may have it open and write to it at once.
+    """
+
+    def __init__(
+        self, store: Store, description: Description, keys: RepositoryKeys, clock: Clock
+    ) -> None:
+        """For `create` and `open` only."""
+        self._store = store
+        self._description = description
+        self._clock = clock
+        self._records = RecordCodec(keys, PlainSealer())
+        self._catalogue = Catalogue(store, self._records)
+        self._reports = SessionReports(store, self._records, clock)
+        self.live = LiveRecords(store, self._records)
 
     @classmethod
     def create(
@@ -125,7 +64,26 @@ class Repository:
         options: RepositoryOptions | None = None,
         clock: Clock | None = None,
     ) -> Repository:
-        raise NotImplementedError
+        """Make a repository at the URL and open it.
+
+        The URL is a path, or anything fsspec serves; `storage_options` go to fsspec. Raises
+        RepositoryExists, InvalidInput for a URL nothing serves, or the store's errors.
+        """
+        clock = clock or SystemClock()
+        store = open_store(url, storage_options)
+        description = Description(
+            repository_id=uuid.uuid4(),
+            created_at=clock.now(),
+            options=options or RepositoryOptions(),
+            master_key=new_master_key(),
+        )
+        if store.stat(REPOSITORY_FILE) is not None:
+            raise RepositoryExists(store.url)
+        try:
+            store.put_new(REPOSITORY_FILE, description.encode())
+        except ObjectExists as error:
+            raise RepositoryExists(store.url) from error
+        return cls._opened(store, description, clock)
 
     @classmethod
     def open(
@@ -135,19 +93,70 @@ class Repository:
         storage_options: Mapping[str, Any] | None = None,
         clock: Clock | None = None,
     ) -> Repository:
-        raise NotImplementedError
+        """Open the repository at the URL.
+
+        Raises NotARepository if there is none, UnsupportedFormat if a newer ahvault made it,
+        DamagedObject if its `repo.json` is not what was written, InvalidInput, or the store's
+        errors.
+        """
+        store = open_store(url, storage_options)
+        try:
+            data = store.get(REPOSITORY_FILE)
+        except ObjectNotFound as error:
+            raise NotARepository(store.url) from error
+        return cls._opened(store, Description.decode(store.url, data), clock or SystemClock())
+
+    @classmethod
+    def _opened(cls, store: Store, description: Description, clock: Clock) -> Repository:
+        keys = RepositoryKeys.from_master(description.master_key, description.repository_id)
+        return cls(store, description, keys, clock)
+
+    @property
+    def id(self) -> str:
+        """The repository's UUID, 32 hexadecimal digits."""
+        return self._description.repository_id.hex
+
+    @property
+    def url(self) -> str:
+        return self._store.url
+
+    @property
+    def options(self) -> RepositoryOptions:
+        return self._description.options
 
     def write_session(self, session_id: str) -> WriteSession:
-        raise NotImplementedError
+        """A session to write disks and commit restore points in; use it as a context manager."""
+        session = WriteSession(
+            session_id, self._store, self._records, self.options, self._catalogue, self._clock
+        )
+        try:
+            session.load_index()
+        except BaseException:
+            session.close()
+            raise
+        return session
 
     def points(self, vm_id: str | None = None) -> PointListing:
-        raise NotImplementedError
+        """The restore points of one VM, or of all; a damaged record never hides the others."""
+        return self._catalogue.listing(vm_id)
 
     def point(self, point_id: str) -> RestorePoint:
-        raise NotImplementedError
+        """One restore point by its id; raises PointNotFound (a KeyError) or DamagedObject."""
+        return self._catalogue.point(point_id)
 
     def open_disk(self, point: RestorePoint, disk_id: str) -> DiskReader:
-        raise NotImplementedError
+        """One disk of a restore point, to read or restore.
+
+        Raises DiskNotFound (a KeyError), DamagedObject for its maps, or the store's errors.
+        """
+        record = point.disk(disk_id)
+        if record is None:
+            raise DiskNotFound(disk_id, point.id, [disk.disk_id for disk in point.disks])
+        disk_map = open_disk_map(self._store, record, self._records.keys, self._records.sealer)
+        codec = ChunkCodec(self.options.compression_level)
+        opener = ChunkOpener(self._records.keys, self._records.sealer, codec)
+        fetcher = ChunkFetcher(self._store, opener, disk_map.shape)
+        return DiskReader(disk_map, fetcher, high_latency=self._store.capabilities.high_latency)
 
     def verify(
         self,
@@ -157,16 +166,31 @@ class Repository:
         on_progress: Callable[[VerifyProgress], None] | None = None,
         stop: threading.Event | None = None,
     ) -> VerifyReport:
-        raise NotImplementedError
+        """Check what is stored; with `points`, only what these restore points need.
+
+        Damage is reported, never raised. Raises Stopped, or the store's errors where the store
+        itself fails.
+        """
+        verifier = Verifier(
+            self._store,
+            self._records,
+            self._catalogue,
+            on_progress=on_progress,
+            stop=stop or threading.Event(),
+        )
+        return verifier.run(level, points)
 
     def save_report(self, session_id: str, report: Mapping[str, Any]) -> None:
-        raise NotImplementedError
+        """Keep what a session did with the repository; durable on return."""
+        self._reports.save(session_id, report)
 
-    def reports(self) -> list[dict[str, Any]]:
-        raise NotImplementedError
+    def reports(self) -> ReportListing:
+        """All session reports, oldest first; a damaged one never hides the others."""
+        return self._reports.list()
 
     def close(self) -> None:
-        raise NotImplementedError
+        """Let go of the store; sessions and readers are not used after."""
+        self._store.close()
 
     def __enter__(self) -> Self:
         return self
@@ -179,5 +203,5 @@ class Repository:
     ) -> None:
         self.close()
 
-
-__all__ = ["Repository", "RepositoryOptions", "SystemClock"]
+    def __repr__(self) -> str:
+        return f"Repository({self.url!r}, id={self.id})"

@@ -1,0 +1,114 @@
+"""Reading chunks back: which ranges of which packs to ask for, and what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from repository.errors import DamagedObject
+from repository.layout import pack_key
+from repository.maps import DiskShape
+from repository.packs import ChunkOpener
+from repository.places import Places
+from repository.ports import Buffer
+from repository.store import Store
+from repository.units import MiB
+
+GAP_BYTES_MAX = MiB
+RANGE_BYTES_MAX = 8 * MiB
+
+
+@dataclass(frozen=True, slots=True)
+class FetchRange:
+    """One ranged read of one pack, and the chunks of one disk that lie in it."""
+
+    pack_id: bytes
+    start_bytes: int
+    end_bytes: int
+    chunks: tuple[int, ...]
+    """Numbers of the chunks within the disk, in the order of the rows."""
+    places: Places
+
+
+def plan_fetches(chunks: np.ndarray[Any, Any], places: Places) -> list[FetchRange]:
+    """The fewest ranged reads for these data chunks, in the order of the disk.
+
+    Reads of one pack merge over gaps of up to 1 MiB and grow up to 8 MiB. Pure.
+    """
+    by_pack: dict[bytes, list[int]] = {}
+    for row, pack in enumerate(places["pack"].tolist()):
+        by_pack.setdefault(bytes(pack), []).append(row)
+    ranges = [
+        _range(pack_id, rows, chunks, places)
+        for pack_id, all_rows in by_pack.items()
+        for rows in _split(all_rows, places)
+    ]
+    return sorted(ranges, key=lambda fetch: fetch.chunks[0])
+
+
+def _split(rows: list[int], places: Places) -> Iterator[list[int]]:
+    """The rows of one pack by offset, cut where a gap or the size says so."""
+    offsets, lengths = places["offset"].tolist(), places["length"].tolist()
+    group: list[int] = []
+    start = end = 0
+    for row in sorted(rows, key=lambda row: offsets[row]):
+        row_end = offsets[row] + lengths[row]
+        if group and (offsets[row] - end > GAP_BYTES_MAX or row_end - start > RANGE_BYTES_MAX):
+            yield group
+            group = []
+        if not group:
+            start = offsets[row]
+        group.append(row)
+        end = row_end
+    if group:
+        yield group
+
+
+def _range(
+    pack_id: bytes, rows: list[int], chunks: np.ndarray[Any, Any], places: Places
+) -> FetchRange:
+    selected = places[rows]
+    ends = selected["offset"].astype(np.int64) + selected["length"]
+    return FetchRange(
+        pack_id,
+        int(selected["offset"].min()),
+        int(ends.max()),
+        tuple(int(chunk) for chunk in chunks[rows]),
+        selected,
+    )
+
+
+class ChunkFetcher:
+    """Fetches and opens the chunks of one disk. Thread-safe."""
+
+    def __init__(self, store: Store, opener: ChunkOpener, shape: DiskShape) -> None:
+        self._store = store
+        self._opener = opener
+        self._shape = shape
+
+    def fetch(self, wanted: FetchRange) -> memoryview:
+        """The stored bytes of the range; raises DamagedObject or the store's errors."""
+        length_bytes = wanted.end_bytes - wanted.start_bytes
+        key = pack_key(wanted.pack_id)
+        return memoryview(self._store.get_range(key, wanted.start_bytes, length_bytes))
+
+    def open(self, wanted: FetchRange, stored: memoryview) -> Iterator[tuple[int, Buffer]]:
+        """The number and the plain bytes of each chunk of the range, proven by its id.
+
+        Raises DamagedObject, naming the pack.
+        """
+        opener = self._opener.for_pack(wanted.pack_id)
+        last_id, plain = b"", memoryview(b"")
+        for chunk, place in zip(wanted.chunks, wanted.places, strict=True):
+            chunk_id = place["id"].tobytes()
+            if chunk_id != last_id:
+                offset = int(place["offset"]) - wanted.start_bytes
+                piece = stored[offset : offset + int(place["length"])]
+                last_id, plain = chunk_id, memoryview(opener.open(chunk_id, piece))
+            if len(plain) != self._shape.chunk_bytes(chunk):
+                detail = f"chunk {chunk} has {len(plain)} bytes"
+                raise DamagedObject(pack_key(wanted.pack_id), detail)
+            yield chunk, plain

@@ -1,0 +1,76 @@
+"""Names of stored objects. Pure; docs/repository-format.md, Objects, says what each holds."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from urllib.parse import quote
+
+REPOSITORY_FILE = "repo.json"
+KEYS = "keys/"
+PACKS = "data/"
+SEGMENTS = "index/"
+MAPS = "maps/"
+POINTS = "points/"
+REPORTS = "reports/"
+LIVE = "live/"
+GENERATIONS = "gc/"
+
+PREFIXES = (KEYS, PACKS, SEGMENTS, MAPS, POINTS, REPORTS, LIVE, GENERATIONS)
+
+
+def safe_name(text: str) -> str:
+    """The text as one path part: unreserved characters stay, all others become %XX."""
+    name = quote(text, safe="")
+    return "%2E" + name[1:] if name.startswith(".") else name
+
+
+def stamp(moment: dt.datetime) -> str:
+    """The moment as it stands in object names: sortable, UTC, whole seconds."""
+    return moment.astimezone(dt.UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def pack_key(pack_id: bytes) -> str:
+    """Name of a pack; its 16-byte id is random, so 256 folders share the packs evenly."""
+    name = pack_id.hex()
+    return f"{PACKS}{name[:2]}/{name}"
+
+
+def segment_key(segment_id: uuid.UUID, sha256: str) -> str:
+    """Name of an index segment; it carries the digest, as nothing else refers to it."""
+    return f"{SEGMENTS}{segment_id.hex}-{sha256}.parquet"
+
+
+def segment_sha256(key: str) -> str:
+    """The digest in a segment's name; empty if the name is not one of ours."""
+    return key.removesuffix(".parquet").partition("-")[2]
+
+
+def map_key(disk_id: str, map_id: uuid.UUID) -> str:
+    """Name of one layer of a disk map."""
+    return f"{MAPS}{safe_name(disk_id)}/{map_id.hex}.parquet"
+
+
+def points_prefix(vm_id: str | None) -> str:
+    """Where the commit records of one VM, or of all, are listed."""
+    return POINTS if vm_id is None else f"{POINTS}{safe_name(vm_id)}/"
+
+
+def point_key(vm_id: str, created_at: dt.datetime, point_id: str) -> str:
+    """Name of a commit record; sorts by the moment of the data within its VM."""
+    return f"{points_prefix(vm_id)}{stamp(created_at)}-{point_id}.json"
+
+
+def point_id_of(key: str) -> str:
+    """The restore point's id in the name of its commit record."""
+    return key.rpartition("-")[2].removesuffix(".json")
+
+
+def report_key(session_id: str, moment: dt.datetime, report_id: str) -> str:
+    """Name of a session report; reports sort by time."""
+    return f"{REPORTS}{stamp(moment)}-{safe_name(session_id)}-{report_id}.json"
+
+
+def live_key(kind: str, key: str) -> str:
+    """Name of a mutable record."""
+    return f"{LIVE}{safe_name(kind)}/{safe_name(key)}.json"

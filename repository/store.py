@@ -1,0 +1,80 @@
+"""The store: what the engine asks of the place that holds its objects.
+
+A store must give: whole-object writes that appear all at once or not at all, durable when the call
+returns; reads that see every write that has returned; ranged reads; listing by prefix. Exclusive
+creation is asked for but only relied on where `create_exclusive` says that it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from repository.ports import Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """A stored object as listed."""
+
+    key: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreCapabilities:
+    """What a store can be relied on for, beyond the minimum."""
+
+    create_exclusive: bool
+    """`put_new` refuses, atomically, to replace an object."""
+    high_latency: bool
+    """A request costs milliseconds: use many at once and merge generously."""
+
+
+class Store(Protocol):
+    """A place for objects. All calls are thread-safe; all raise the StoreError family only."""
+
+    @property
+    def url(self) -> str:
+        """Where it is; holds no secret."""
+        ...
+
+    @property
+    def capabilities(self) -> StoreCapabilities: ...
+
+    def put_new(self, key: str, *pieces: Buffer) -> None:
+        """Create the object from the concatenated pieces; durable on return.
+
+        Raises ObjectExists if there is one already. An error other than that leaves it unknown
+        whether the object exists; a reader never sees part of it.
+        """
+        ...
+
+    def put(self, key: str, *pieces: Buffer) -> None:
+        """Create or replace the object; durable on return. Only for names under `live/`."""
+        ...
+
+    def get(self, key: str) -> bytes:
+        """The whole object; raises ObjectNotFound."""
+        ...
+
+    def get_range(self, key: str, offset_bytes: int, length_bytes: int) -> bytes:
+        """Exactly this range; raises DamagedObject if the object is too short for it."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects whose names start with the prefix (which ends in a slash, or is empty)."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove the object; silently done if there is none, so that it can be repeated."""
+        ...
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """The object as it would be listed, or None."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections; the store is not used after."""
+        ...

@@ -1,0 +1,173 @@
+"""A directory as a store: temporary file, fsync, link or rename, fsync of the directory."""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from repository.errors import (
+    DamagedObject,
+    ObjectExists,
+    ObjectNotFound,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+)
+from repository.ports import Buffer
+from repository.store import ObjectInfo, StoreCapabilities
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_PIECES_PER_WRITE = 512  # below the system's limit of 1024 buffers in one writev
+_TEMPORARY_PREFIX = "."  # names of our own never start so; listings leave these out
+
+
+@contextmanager
+def _translated(operation: str, key: str) -> Iterator[None]:
+    """Turn what the system says into the store's own errors."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ObjectNotFound(key, operation) from error
+    except OSError as error:
+        raise _store_error(operation, key, error) from error
+
+
+def _store_error(operation: str, key: str, error: OSError) -> StoreError:
+    detail = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno in _FULL:
+        return StoreFull(operation, key, detail)
+    if error.errno in _DENIED:
+        return StoreDenied(operation, key, detail)
+    return StoreUnavailable(operation, key, detail)
+
+
+class LocalStore:
+    """A directory on a local or mounted file system.
+
+    Exclusive creation uses hard links; on a file system without them it is not offered.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+
+    @property
+    def url(self) -> str:
+        return str(self._root)
+
+    @property
+    def capabilities(self) -> StoreCapabilities:
+        return StoreCapabilities(create_exclusive=True, high_latency=False)
+
+    def put_new(self, key: str, *pieces: Buffer) -> None:
+        self._place(key, pieces, replace=False)
+
+    def put(self, key: str, *pieces: Buffer) -> None:
+        self._place(key, pieces, replace=True)
+
+    def get(self, key: str) -> bytes:
+        with _translated("read", key):
+            return (self._root / key).read_bytes()
+
+    def get_range(self, key: str, offset_bytes: int, length_bytes: int) -> bytes:
+        with _translated("read", key):
+            descriptor = os.open(self._root / key, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                data = os.pread(descriptor, length_bytes, offset_bytes)
+            finally:
+                os.close(descriptor)
+        if len(data) != length_bytes:
+            raise DamagedObject(key, f"ends before byte {offset_bytes + length_bytes}")
+        return data
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        with _translated("list", prefix):
+            yield from self._walk(self._root / prefix, prefix)
+
+    def delete(self, key: str) -> None:
+        with _translated("delete", key), suppress(FileNotFoundError):
+            (self._root / key).unlink()
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        with _translated("look at", key):
+            try:
+                return ObjectInfo(key, (self._root / key).stat().st_size)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def close(self) -> None:
+        """Nothing is held open between calls."""
+
+    def _place(self, key: str, pieces: tuple[Buffer, ...], *, replace: bool) -> None:
+        final = self._root / key
+        temporary = final.with_name(f"{_TEMPORARY_PREFIX}{uuid.uuid4().hex}.tmp")
+        with _translated("write", key):
+            try:
+                self._make_folder(final.parent)
+                _write_durably(temporary, pieces)
+                if replace:
+                    temporary.replace(final)
+                else:
+                    os.link(temporary, final)
+                _sync_folder(final.parent)
+            except FileExistsError as error:
+                raise ObjectExists(key) from error
+            finally:
+                with suppress(FileNotFoundError):
+                    temporary.unlink()
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make the folder and those above it, each durable in its own parent."""
+        if folder.is_dir():
+            return
+        self._make_folder(folder.parent)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        _sync_folder(folder.parent)
+
+    def _walk(self, folder: Path, prefix: str) -> Iterator[ObjectInfo]:
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for entry in entries:
+            if entry.name.startswith(_TEMPORARY_PREFIX):
+                continue
+            if entry.is_dir():
+                yield from self._walk(folder / entry.name, f"{prefix}{entry.name}/")
+                continue
+            with suppress(FileNotFoundError):  # deleted since the folder was read
+                yield ObjectInfo(f"{prefix}{entry.name}", entry.stat().st_size)
+
+
+def _write_durably(path: Path, pieces: tuple[Buffer, ...]) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        for first in range(0, len(pieces), _PIECES_PER_WRITE):
+            _write_all(descriptor, pieces[first : first + _PIECES_PER_WRITE])
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, pieces: tuple[Buffer, ...]) -> None:
+    views = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
+    while views:
+        written = os.writev(descriptor, views)
+        while views and written >= len(views[0]):
+            written -= len(views.pop(0))
+        if written:
+            views[0] = views[0][written:]
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
