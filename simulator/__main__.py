@@ -1,0 +1,32 @@
+"""`python -m simulator`: the simulator as a program."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from simulator.simulation import DEFAULT_SEED, serve
+
+
+def main() -> int:
+    """Parse the command line and serve."""
+    parser = argparse.ArgumentParser(
+        prog="simulator", description="Run a simulated Nutanix cluster on loopback, over HTTPS."
+    )
+    parser.add_argument(
+        "--port", type=int, default=9440, help="port of Prism Central; 0 takes any free one"
+    )
+    parser.add_argument(
+        "--state", type=Path, help="directory that keeps everything; default: a temporary one"
+    )
+    parser.add_argument(
+        "--size", type=float, default=1.0, help="scale of the disks; 1.0 is 300 MiB of data"
+    )
+    parser.add_argument("--seed", default=DEFAULT_SEED, help="chooses what the disks hold")
+    given = parser.parse_args()
+    return serve(port=given.port, state=given.state, size=given.size, seed=given.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""clustermgmt and networking: clusters, hosts, storage containers, subnets (nutanix-v4 §19)."""
+
+from __future__ import annotations
+
+from simulator.api.routes import Answer, Call, Catalogue
+from simulator.cluster import entity_tag
+
+clusters = Catalogue("clustermgmt", "clustermgmt.v4.config")
+networks = Catalogue("networking", "networking.v4.config")
+
+_CLUSTER_FILTERS = (
+    "name",
+    "extId",
+    "config/clusterFunction",
+    "config/hypervisorTypes",
+    "config/buildInfo/version",
+    "config/isAvailable",
+)
+_HOST_FILTERS = ("extId", "hostName", "cluster/uuid", "cluster/name", "hypervisor/type")
+
+
+@clusters.route("GET", "/config/clusters")
+def list_clusters(call: Call) -> Answer:
+    found = [r.document for r in call.cluster.documents.all("cluster")]
+    return call.page(found, filters=_CLUSTER_FILTERS, orders=("name", "extId", "vmCount"))
+
+
+@clusters.route("GET", "/config/clusters/{cluster}")
+def get_cluster_by_id(call: Call) -> Answer:
+    record = call.cluster.require("cluster", call.params["cluster"])
+    return Answer(record.document, tag=entity_tag(record.document, record.revision))
+
+
+@clusters.route("GET", "/config/hosts")
+def list_hosts(call: Call) -> Answer:
+    found = [r.document for r in call.cluster.documents.all("host")]
+    return call.page(found, filters=_HOST_FILTERS, orders=("hostName", "extId", "cluster/name"))
+
+
+@clusters.route("GET", "/config/clusters/{cluster}/hosts")
+def list_hosts_by_cluster_id(call: Call) -> Answer:
+    record = call.cluster.require("cluster", call.params["cluster"])
+    hosts = [r.document for r in call.cluster.documents.all("host")]
+    own = [h for h in hosts if h["cluster"]["uuid"] == record.ext_id]
+    return call.page(own, filters=_HOST_FILTERS, orders=("hostName", "extId"))
+
+
+@clusters.route("GET", "/config/clusters/{cluster}/hosts/{host}")
+def get_host_by_id(call: Call) -> Answer:
+    call.cluster.require("cluster", call.params["cluster"])
+    record = call.cluster.require("host", call.params["host"])
+    return Answer(record.document, tag=entity_tag(record.document, record.revision))
+
+
+@clusters.route("GET", "/config/storage-containers")
+def list_storage_containers(call: Call) -> Answer:
+    found = [r.document for r in call.cluster.documents.all("storage_container")]
+    fields = ("name", "containerExtId", "clusterExtId", "clusterName")
+    return call.page(found, filters=fields, orders=fields)
+
+
+@clusters.route("GET", "/config/storage-containers/{container}")
+def get_storage_container_by_id(call: Call) -> Answer:
+    record = call.cluster.require("storage_container", call.params["container"])
+    return Answer(record.document, tag=entity_tag(record.document, record.revision))
+
+
+@networks.route("GET", "/config/subnets")
+def list_subnets(call: Call) -> Answer:
+    found = [r.document for r in call.cluster.documents.all("subnet")]
+    fields = ("name", "extId", "clusterReference", "subnetType", "isExternal", "vpcReference")
+    return call.page(found, filters=fields, orders=("name",))
+
+
+@networks.route("GET", "/config/subnets/{subnet}")
+def get_subnet_by_id(call: Call) -> Answer:
+    record = call.cluster.require("subnet", call.params["subnet"])
+    return Answer(record.document, tag=entity_tag(record.document, record.revision))

@@ -1,0 +1,135 @@
+"""Both listeners over TLS, in threads of this process, with a certificate authority of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import trustme
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request as WireRequest
+from starlette.responses import Response as WireResponse
+from starlette.routing import Route
+
+from simulator.api.doors import Request, Response
+
+log = logging.getLogger(__name__)
+
+_METHODS = ["GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"]
+_START_S_MAX = 10.0
+_DRAIN_S = 0.5
+Respond = Callable[[Request], Response]
+
+
+def prepare_certificates(folder: Path) -> tuple[Path, Path]:
+    """The CA file that clients trust, and the server's chain with its key; made once per folder."""
+    ca_file, server_file = folder / "ca.pem", folder / "server.pem"
+    if not (ca_file.exists() and server_file.exists()):
+        authority = trustme.CA(organization_name="ahvault simulator")
+        issued = authority.issue_cert("127.0.0.1", "127.0.0.2", "localhost", "::1")
+        server_file.touch(mode=0o600)
+        issued.private_key_and_cert_chain_pem.write_to_path(server_file)
+        authority.cert_pem.write_to_path(ca_file)
+    return ca_file, server_file
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. OSError when the address is taken or not there."""
+    # Named as TCP, so that asyncio switches Nagle off for the connections it accepts.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def bind_pair(port: int) -> tuple[socket.socket, socket.socket]:
+    """Sockets for Prism Central and Prism Element.
+
+    The answer of discover-cluster names no port, so Prism Element takes the same one on another
+    loopback address where there is one, and any free port where there is not.
+    """
+    central = bind("127.0.0.1", port)
+    try:
+        element = bind("127.0.0.2", central.getsockname()[1])
+    except OSError:
+        element = bind("127.0.0.1", 0)
+    return central, element
+
+
+def application(respond: Respond) -> Starlette:
+    """An ASGI application that hands every request to `respond`, in a thread."""
+
+    async def endpoint(wire: WireRequest) -> WireResponse:
+        request = Request(
+            method=wire.method,
+            path=wire.scope["path"],
+            query=dict(wire.query_params),
+            headers={name.lower(): value for name, value in wire.headers.items()},
+            body=await wire.body(),
+        )
+        response = await run_in_threadpool(respond, request)
+        return WireResponse(response.body, response.status, dict(response.headers))
+
+    return Starlette(routes=[Route("/{path:path}", endpoint, methods=_METHODS)])
+
+
+class Listener:
+    """One HTTPS listener in a thread of its own."""
+
+    def __init__(
+        self, respond: Respond, listening: socket.socket, server_file: Path, name: str
+    ) -> None:
+        self._socket = listening
+        config = uvicorn.Config(
+            application(respond),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ssl_certfile=str(server_file),
+        )
+        config.load()
+        if config.ssl is not None:
+            config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Where clients reach it."""
+        host, port = self._socket.getsockname()
+        return f"https://{host}:{port}"
+
+    def start(self) -> None:
+        """Begin to answer; returns when it does. RuntimeError if it does not within seconds."""
+        self._thread.start()
+        waiter = threading.Event()
+        for _ in range(int(_START_S_MAX / 0.01)):
+            if self._server.started or not self._thread.is_alive():
+                break
+            waiter.wait(0.01)
+        if not self._server.started:
+            raise RuntimeError(f"The listener at {self.url} did not start.")
+
+    def _run(self) -> None:
+        asyncio.run(self._server.serve(sockets=[self._socket]))
+
+    def stop(self) -> None:
+        """Stop answering and close the socket."""
+        self._server.should_exit = True
+        if self._thread.is_alive():
+            self._thread.join(_DRAIN_S)
+            # Clients keep idle connections open for as long as they like.
+            self._server.force_exit = True
+            self._thread.join()
+        self._socket.close()

@@ -1,0 +1,207 @@
+"""A whole simulator: state, both listeners, and the ways to run it, in a test or as a program."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from simulator.api import dataprotection, inventory, prism, vmm, volumes
+from simulator.api.admin import administrator
+from simulator.api.doors import ADMIN_PATH, USERNAME, Doors, Request, Response
+from simulator.clock import Clock
+from simulator.cluster import Cluster
+from simulator.errors import SimulatorError
+from simulator.filesystems import require_tools
+from simulator.population import populate
+from simulator.server import Listener, bind_pair, prepare_certificates
+from simulator.settings import Settings
+from simulator.story import Story
+
+log = logging.getLogger(__name__)
+
+CATALOGUES = [
+    vmm.catalogue,
+    dataprotection.catalogue,
+    volumes.catalogue,
+    prism.catalogue,
+    inventory.clusters,
+    inventory.networks,
+]
+DEFAULT_SEED = "ahvault"
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker VM, and the folder of this machine that stands for its `/dev`."""
+
+    name: str
+    ext_id: str
+    device_root: Path
+
+
+class Simulator:
+    """A Nutanix of our own, running in threads of this process while the context is open.
+
+    `state` None means a temporary directory that goes with the simulator; any other one is kept, and
+    the next simulator over it begins where this one ended. `size` scales the disks of a new one.
+    `port` 0 takes any free ports. Errors: MissingToolError without e2fsprogs, StateInUseError, OSError for a port that is taken.
+    """
+
+    def __init__(
+        self,
+        *,
+        state: Path | None = None,
+        port: int = 0,
+        size: float = 1.0,
+        seed: str = DEFAULT_SEED,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._state, self._port, self._size, self._seed = state, port, size, seed
+        self._settings = settings or Settings()
+        self._clock = clock or Clock()
+        self._resources = ExitStack()
+        self.username = USERNAME
+        self.cluster: Cluster
+        self.story: Story
+        self.ca_file: Path
+        self.pc_url: str
+        self.pe_url: str
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._start(stack)
+            self._resources = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._resources.close()
+
+    def _start(self, stack: ExitStack) -> None:
+        require_tools()
+        state = self._state
+        if state is None:
+            state = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="ahvault-simulator-"))
+            )
+        self.cluster = Cluster(state, settings=self._settings, clock=self._clock, seed=self._seed)
+        stack.callback(self.cluster.close)
+        if self.cluster.is_new:
+            populate(self.cluster, self._size)
+        self.cluster.start()
+        self.story = Story(self.cluster)
+        self.ca_file, server_file = prepare_certificates(state)
+        self._listen(stack, server_file)
+
+    def _listen(self, stack: ExitStack, server_file: Path) -> None:
+        """Open both listeners. Each must know both addresses, so sockets come before doors."""
+        urls: dict[str, str] = {}
+        doors: dict[str, Doors] = {}
+
+        def central(request: Request) -> Response:
+            return doors["central"].respond(request)
+
+        def element(request: Request) -> Response:
+            return doors["element"].respond(request)
+
+        sockets = bind_pair(self._port)
+        listeners = (
+            Listener(central, sockets[0], server_file, "simulator-central"),
+            Listener(element, sockets[1], server_file, "simulator-element"),
+        )
+        urls |= {"central": listeners[0].url, "element": listeners[1].url}
+        admin = administrator(self.story)
+        doors["central"] = Doors(self.cluster, "central", CATALOGUES, admin, urls)
+        doors["element"] = Doors(self.cluster, "element", CATALOGUES, admin, urls)
+        for listener in listeners:
+            stack.callback(listener.stop)
+            listener.start()
+        self.pc_url, self.pe_url = urls["central"], urls["element"]
+
+    # -- what a client needs to know -----------------------------------------------------------
+
+    @property
+    def password(self) -> str:
+        """The password of `username`, random per state directory."""
+        return self.cluster.password
+
+    @property
+    def admin_url(self) -> str:
+        """Where the actions of `story` are reached over HTTPS, with the same credentials."""
+        return f"{self.pc_url}{ADMIN_PATH}"
+
+    @property
+    def clock(self) -> Clock:
+        """The clock, which can be advanced."""
+        return self._clock
+
+    @property
+    def workers(self) -> list[Worker]:
+        """The worker VMs."""
+        return [
+            Worker(r.document["name"], r.ext_id, self.cluster.devices.folder(r.document["name"]))
+            for r in self.cluster.documents.all("vm")
+            if r.private.get("is_worker")
+        ]
+
+    def vm_id(self, name: str) -> str:
+        """Id of the VM with this name. KeyError if there is none."""
+        return {r.document["name"]: r.ext_id for r in self.cluster.documents.all("vm")}[name]
+
+    def describe(self) -> Mapping[str, Any]:
+        """All of that as the JSON object that the program prints when it is ready."""
+        return {
+            "pc_url": self.pc_url,
+            "pe_url": self.pe_url,
+            "username": self.username,
+            "password": self.password,
+            "ca_file": str(self.ca_file),
+            "admin_url": self.admin_url,
+            "workers": [
+                {"name": w.name, "ext_id": w.ext_id, "device_root": str(w.device_root)}
+                for w in self.workers
+            ],
+        }
+
+
+def serve(
+    *,
+    port: int = 9440,
+    state: Path | None = None,
+    size: float = 1.0,
+    seed: str = DEFAULT_SEED,
+    settings: Settings | None = None,
+) -> int:
+    """Run until SIGTERM or SIGINT; returns an exit code (0; 1 after a message on standard error).
+
+    When ready, prints one line of JSON to standard output (`Simulator.describe`). Only in a main thread.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        with Simulator(
+            state=state, port=port, size=size, seed=seed, settings=settings
+        ) as simulator:
+            sys.stdout.write(json.dumps(simulator.describe()) + "\n")
+            sys.stdout.flush()
+            stop.wait()
+    except (SimulatorError, OSError) as error:
+        sys.stderr.write(f"simulator: {error}\n")
+        return 1
+    return 0

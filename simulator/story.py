@@ -1,0 +1,235 @@
+"""The hand that moves the simulation: what guests and administrators do while nobody's API is asked.
+
+The same actions as Python methods on `Story` and, by name, over the admin path. Truth for tests and
+demonstrations too: what files a guest has, and where the frozen bytes of a disk recovery point lie.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from simulator import guests
+from simulator.cluster import OPERATIONS, Cluster
+from simulator.documents import Document, Record
+from simulator.errors import GuestError, NotFoundError
+from simulator.sparse import Extent
+from simulator.tasks import RunningTask
+from simulator.vms import (
+    address_of,
+    disk_document,
+    free_index,
+    own_vdisks,
+    put_vm,
+    scsi_indexes,
+)
+
+
+class Story:
+    """Actions on one cluster. `vm` is a name or an id, `disk` an index in the VM's list of disks.
+
+    Every action is finished and durable when it returns. GuestError says what a guest could not do.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    # -- guests --------------------------------------------------------------------------------
+
+    def write_file(
+        self,
+        vm: str,
+        path: str,
+        *,
+        content: bytes | None = None,
+        size_bytes: int = 0,
+        seed: str = "",
+        disk: int = 0,
+    ) -> None:
+        """Write a file in a guest, from bytes or from a size and a seed."""
+        data = guests.content_of(content=content, size_bytes=size_bytes, seed=seed or path)
+        with self._cluster.disks.session(self._vdisk(vm, disk)) as image:
+            guests.write_file(image, path, data)
+
+    def append_file(
+        self,
+        vm: str,
+        path: str,
+        *,
+        content: bytes | None = None,
+        size_bytes: int = 0,
+        seed: str = "",
+        disk: int = 0,
+    ) -> None:
+        """Append to a file in a guest without moving what it has."""
+        data = guests.content_of(content=content, size_bytes=size_bytes, seed=seed or path)
+        with self._cluster.disks.session(self._vdisk(vm, disk)) as image:
+            guests.append_file(image, path, data)
+
+    def delete_file(self, vm: str, path: str, *, discard: bool = False, disk: int = 0) -> None:
+        """Delete a file in a guest; with `discard` the storage gets its blocks back."""
+        with self._cluster.disks.session(self._vdisk(vm, disk)) as image:
+            guests.delete_file(image, path, discard=discard)
+
+    def list_files(self, vm: str, *, disk: int = 0) -> dict[str, dict[str, object]]:
+        """Files of a guest file system as it is now: path to `size_bytes` and `sha256`."""
+        vdisk = self._vdisk(vm, disk)
+        with self._cluster.disks.hold([vdisk]):
+            return guests.list_files(self._cluster.disks.live_path(vdisk))
+
+    def write_raw(self, vm: str, offset: int, content: bytes, *, disk: int = 0) -> None:
+        """Write bytes at an offset of a disk, below any file system."""
+        vdisk = self._vdisk(vm, disk)
+        self._check_range(vdisk, offset, len(content))
+        self._cluster.disks.write(vdisk, offset, content)
+
+    def discard_raw(self, vm: str, offset: int, length: int, *, disk: int = 0) -> None:
+        """Give a range of a disk back to the storage."""
+        vdisk = self._vdisk(vm, disk)
+        self._check_range(vdisk, offset, length)
+        extents: list[Extent] = [(offset, offset + length)]
+        self._cluster.disks.discard(vdisk, extents)
+
+    def _check_range(self, vdisk: str, offset: int, length: int) -> None:
+        size = self._cluster.disks.get(vdisk).live.size_bytes
+        if offset < 0 or length <= 0 or offset + length > size:
+            raise GuestError(f"The range {offset}+{length} is not inside the disk of {size} bytes.")
+
+    # -- administrators ------------------------------------------------------------------------
+
+    def power(self, vm: str, *, is_on: bool) -> None:
+        """Power a VM on or off at once."""
+        action = "power-on" if is_on else "power-off"
+        self._do("SetVmPower", {"extId": self._vm(vm).ext_id, "action": action})
+
+    def migrate(self, vm: str, host: str) -> None:
+        """Move a VM to another host, by its name or id."""
+        found = self._named("host", "hostName", host)
+        self._do("MigrateVm", {"extId": self._vm(vm).ext_id, "hostExtId": found.ext_id})
+
+    def grow_disk(self, vm: str, size_bytes: int, *, disk: int = 0) -> None:
+        """Make a disk larger; the guest's partition stays as it is until the guest acts."""
+        vdisk = self._vdisk(vm, disk)
+        if size_bytes < self._cluster.disks.get(vdisk).live.size_bytes:
+            raise GuestError("A disk cannot shrink.")
+        self._cluster.disks.grow(vdisk, size_bytes)
+        self._show_sizes(vm)
+
+    def _show_sizes(self, vm: str) -> None:
+        with self._cluster.documents.change():
+            record = self._vm(vm)
+            disks = [self._sized(d, record) for d in record.document["disks"]]
+            put_vm(self._cluster, record, disks=disks)
+
+    def _sized(self, disk: Document, vm: Record) -> Document:
+        if disk["extId"] not in vm.private["vdisks"]:
+            return disk
+        size = self._cluster.disks.get(disk["extId"]).live.size_bytes
+        return {**disk, "backingInfo": {**disk["backingInfo"], "diskSizeBytes": size}}
+
+    def add_disk(self, vm: str, size_bytes: int) -> str:
+        """Add a blank disk to a VM; returns its id."""
+        vdisk = self._cluster.disks.create(size_bytes)
+        container = self._cluster.documents.all("storage_container")[0].ext_id
+        with self._cluster.documents.change():
+            record = self._vm(vm)
+            index = free_index(scsi_indexes(self._cluster, record.document, record.ext_id))
+            added = disk_document(self._cluster, vdisk, address_of("SCSI", index), container)
+            put_vm(self._cluster, record, disks=[*record.document["disks"], added])
+        self._cluster.refresh_devices(record.ext_id)
+        return vdisk
+
+    def remove_disk(self, vm: str, *, disk: int) -> None:
+        """Remove a disk from a VM and delete it."""
+        vdisk = self._vdisk(vm, disk)
+        with self._cluster.documents.change():
+            record = self._vm(vm)
+            put_vm(
+                self._cluster,
+                record,
+                disks=[d for d in record.document["disks"] if d["extId"] != vdisk],
+            )
+        self._cluster.disks.drop_live(vdisk)
+        self._cluster.refresh_devices(record.ext_id)
+
+    def replace_disk(self, vm: str, size_bytes: int, *, disk: int) -> str:
+        """Put a blank disk with a new id in the place of another; returns its id."""
+        old = self._vdisk(vm, disk)
+        new = self._cluster.disks.create(size_bytes)
+        with self._cluster.documents.change():
+            record = self._vm(vm)
+            disks = [self._replaced(d, old, new) for d in record.document["disks"]]
+            put_vm(self._cluster, record, disks=disks)
+        self._cluster.disks.drop_live(old)
+        self._cluster.refresh_devices(record.ext_id)
+        return new
+
+    def _replaced(self, disk: Document, old: str, new: str) -> Document:
+        if disk["extId"] != old:
+            return disk
+        container = disk["backingInfo"]["storageContainer"]["extId"]
+        return disk_document(self._cluster, new, disk["diskAddress"], container)
+
+    def delete_recovery_point(self, recovery_point: str) -> None:
+        """Delete a recovery point behind everybody's back."""
+        self._do("DeleteRecoveryPoint", {"extId": recovery_point})
+
+    def advance_clock(self, seconds: float) -> str:
+        """Let time pass at once; what expires, expires. Returns the new time."""
+        self._cluster.clock.advance(seconds)
+        self._cluster.expire_recovery_points()
+        return self._cluster.clock.now().isoformat()
+
+    # -- truth ---------------------------------------------------------------------------------
+
+    def frozen(self, disk_recovery_point: str) -> dict[str, Any]:
+        """Where on this machine the frozen bytes of a disk recovery point lie: `path`, `size_bytes`."""
+        point = self._cluster.require("disk_recovery_point", disk_recovery_point).private
+        disk = self._cluster.disks.get(point["vdisk"])
+        path = self._cluster.disks.frozen_path(point["vdisk"], point["generation"])
+        size = disk.generation(point["generation"]).size_bytes
+        return {"path": str(path), "size_bytes": size, "disk": point["vdisk"]}
+
+    def describe(self) -> dict[str, Any]:
+        """VMs, recovery points and volume groups with their ids, for a person or a test to look at."""
+        documents = self._cluster.documents
+        return {
+            "vms": [
+                {
+                    "name": r.document["name"],
+                    "ext_id": r.ext_id,
+                    "power_state": r.document["powerState"],
+                    "disks": [d["extId"] for d in r.document["disks"]],
+                }
+                for r in documents.all("vm")
+            ],
+            "recovery_points": {
+                r.ext_id: r.document["name"] for r in documents.all("recovery_point")
+            },
+            "volume_groups": {r.ext_id: r.document["name"] for r in documents.all("volume_group")},
+        }
+
+    # -- finding -------------------------------------------------------------------------------
+
+    def _do(self, name: str, arguments: Document) -> None:
+        task = RunningTask("", name, arguments, self._cluster.documents, self._cluster.clock)
+        OPERATIONS[name](self._cluster, task)
+
+    def _named(self, kind: str, field: str, wanted: str) -> Record:
+        for record in self._cluster.documents.all(kind):
+            if wanted in (record.ext_id, record.document[field]):
+                return record
+        raise NotFoundError(kind, wanted)
+
+    def _vm(self, vm: str) -> Record:
+        return self._named("vm", "name", vm)
+
+    def _vdisk(self, vm: str, disk: int) -> str:
+        record = self._vm(vm)
+        own = [
+            d["extId"]
+            for d in record.document["disks"]
+            if d["extId"] in own_vdisks(record.document)
+        ]
+        if not 0 <= disk < len(own):
+            raise GuestError(f"The VM {record.document['name']} has no disk {disk}.")
+        return str(own[disk])
