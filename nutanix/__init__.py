@@ -1,1 +1,117 @@
-"""Placeholder."""
+"""The Nutanix side: a client for Prism Central's v4 API (and the one call that a Prism Element
+answers), and access to the disks of volume groups attached to this machine."""
+
+from nutanix.attached_disks import AttachedDisk, DeviceRoot, open_attached_disks
+from nutanix.client import AhvClient
+from nutanix.clock import Clock, SystemClock
+from nutanix.connection import ClusterConnection
+from nutanix.errors import (
+    AnswerUnusable,
+    CertificateUntrusted,
+    ClusterBusy,
+    ClusterMessage,
+    ClusterUnreachable,
+    ConcurrentChange,
+    DeviceMismatch,
+    DeviceNotFound,
+    DiskError,
+    DiskIoError,
+    FeatureMissing,
+    LoginRefused,
+    NotFound,
+    NotPrism,
+    NutanixError,
+    OperationFailed,
+    OperationTimedOut,
+    PermissionDenied,
+    RegionsUnusable,
+    RequestInvalid,
+    VmAmbiguous,
+    VmNotFound,
+)
+from nutanix.models.inventory import Category, Cluster, Host, StorageContainer, Subnet
+from nutanix.models.operations import Operation
+from nutanix.models.recovery_points import (
+    ChangedRegion,
+    ChangedRegions,
+    Consistency,
+    DiskRecoveryPoint,
+    DiskRecoveryPointRef,
+    RecoveryPoint,
+    VmRecoveryPoint,
+)
+from nutanix.models.vm_specs import DiskSpec, VmSpec
+from nutanix.models.vms import CdRom, DiskAddress, Nic, Vm, VmDisk
+from nutanix.models.volume_groups import (
+    BlankDisk,
+    DiskFromRecoveryPoint,
+    VmAttachment,
+    VolumeDisk,
+    VolumeDiskRef,
+    VolumeDiskSource,
+    VolumeGroup,
+)
+from nutanix.rebuild import VmRebuild, rebuild_vm
+from nutanix.retries import RetryPolicy
+
+__all__ = [
+    "AhvClient",
+    "AnswerUnusable",
+    "AttachedDisk",
+    "BlankDisk",
+    "Category",
+    "CdRom",
+    "CertificateUntrusted",
+    "ChangedRegion",
+    "ChangedRegions",
+    "Clock",
+    "Cluster",
+    "ClusterBusy",
+    "ClusterConnection",
+    "ClusterMessage",
+    "ClusterUnreachable",
+    "ConcurrentChange",
+    "Consistency",
+    "DeviceMismatch",
+    "DeviceNotFound",
+    "DeviceRoot",
+    "DiskAddress",
+    "DiskError",
+    "DiskFromRecoveryPoint",
+    "DiskIoError",
+    "DiskRecoveryPoint",
+    "DiskRecoveryPointRef",
+    "DiskSpec",
+    "FeatureMissing",
+    "Host",
+    "LoginRefused",
+    "Nic",
+    "NotFound",
+    "NotPrism",
+    "NutanixError",
+    "Operation",
+    "OperationFailed",
+    "OperationTimedOut",
+    "PermissionDenied",
+    "RecoveryPoint",
+    "RegionsUnusable",
+    "RequestInvalid",
+    "RetryPolicy",
+    "StorageContainer",
+    "Subnet",
+    "SystemClock",
+    "Vm",
+    "VmAmbiguous",
+    "VmAttachment",
+    "VmDisk",
+    "VmNotFound",
+    "VmRebuild",
+    "VmRecoveryPoint",
+    "VmSpec",
+    "VolumeDisk",
+    "VolumeDiskRef",
+    "VolumeDiskSource",
+    "VolumeGroup",
+    "open_attached_disks",
+    "rebuild_vm",
+]

@@ -1,0 +1,249 @@
+"""The disks of an attached volume group as devices of this machine: found, checked, read, written.
+
+The API does not say how a disk is called inside the worker (`nutanix-v4 §16`). A disk sits at the
+attachment's SCSI target and its own index as LUN, which udev shows under `disk/by-path`; size and,
+where udev knows it, the serial under `disk/by-id` are checked before a byte is believed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from nutanix.clock import Clock, SystemClock
+from nutanix.device_io import punch_hole
+from nutanix.errors import DeviceMismatch, DeviceNotFound, DiskIoError
+from nutanix.models.volume_groups import VmAttachment, VolumeDisk
+
+HOT_PLUG_TIMEOUT_S = 60.0
+HOT_PLUG_POLL_S = 0.2
+ZEROS = bytes(1024 * 1024)
+_UUID = re.compile(r"[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRoot:
+    """A directory laid out as Linux lays out `/dev`. Devices may be block devices or regular files."""
+
+    path: Path = Path("/dev")
+
+    def at_address(self, target: int, lun: int) -> list[Path]:
+        """The devices at a SCSI address, on any controller; links resolved, each once."""
+        links = self._links("by-path", f"*-scsi-0:0:{target}:{lun}")
+        return sorted({link.resolve() for link in links if link.exists()})
+
+    def serial_ids(self, device: Path) -> frozenset[str]:
+        """The UUIDs in the names udev knows a device by, in their usual writing."""
+        names = (link.name for link in self._links("by-id", "*") if link.resolve() == device)
+        found = (match for name in names for match in _UUID.findall(name.lower()))
+        return frozenset(each.replace("_", "-") for each in found)
+
+    def _links(self, kind: str, pattern: str) -> list[Path]:
+        try:
+            return list((self.path / "disk" / kind).glob(pattern))
+        except OSError:
+            return []  # udev rewrites these directories while disks come and go.
+
+
+class AttachedDisk:
+    """One open disk. Reads and writes may run from many threads at once; `close` must be the last.
+
+    Data is durable after `flush`. Errors are `DiskIoError` with disk, offset and device.
+    """
+
+    def __init__(self, label: str, device: Path, *, writable: bool = False) -> None:
+        self.label, self.device = label, device
+        self._fd = _open(label, device, os.O_RDWR if writable else os.O_RDONLY)
+        self.size_bytes = os.lseek(self._fd, 0, os.SEEK_END)
+
+    def read_into(self, offset_bytes: int, buffer: bytearray | memoryview) -> None:
+        """Fill the whole buffer from `offset_bytes`; short reads go on, the end of the disk raises."""
+        view = memoryview(buffer)
+        done = 0
+        while done < len(view):
+            position = offset_bytes + done
+            try:
+                count = os.preadv(self._fd, [view[done:]], position)
+            except OSError as error:
+                raise self._failed("read", position, error) from error
+            if count == 0:
+                raise self._failed("read", position, f"the disk ends at {self.size_bytes}")
+            done += count
+
+    def write_at(self, offset_bytes: int, data: bytes | bytearray | memoryview) -> None:
+        """Write all of `data` at `offset_bytes`; nothing is written past the disk's end."""
+        view = memoryview(data)
+        self._require_inside(offset_bytes, len(view))
+        done = 0
+        while done < len(view):
+            position = offset_bytes + done
+            try:
+                done += os.pwrite(self._fd, view[done:], position)
+            except OSError as error:
+                raise self._failed("write", position, error) from error
+
+    def write_zeros(self, offset_bytes: int, length_bytes: int) -> None:
+        """Make a range read as zeros, without allocating it where the device can do that."""
+        self._require_inside(offset_bytes, length_bytes)
+        if length_bytes == 0 or punch_hole(self._fd, offset_bytes, length_bytes):
+            return
+        for position in range(offset_bytes, offset_bytes + length_bytes, len(ZEROS)):
+            left = offset_bytes + length_bytes - position
+            self.write_at(position, memoryview(ZEROS)[: min(left, len(ZEROS))])
+
+    def flush(self) -> None:
+        """Return when everything written is durable."""
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise self._failed("flush", 0, error) from error
+
+    def close(self) -> None:
+        """Close the device; a second call does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _require_inside(self, offset_bytes: int, length_bytes: int) -> None:
+        if offset_bytes < 0 or offset_bytes + length_bytes > self.size_bytes:
+            raise self._failed("write", offset_bytes, f"the disk ends at {self.size_bytes}")
+
+    def _failed(self, action: str, offset_bytes: int, reason: OSError | str) -> DiskIoError:
+        told = reason if isinstance(reason, str) else reason.strerror or str(reason)
+        return DiskIoError(action, self.label, self.device, offset_bytes, told)
+
+
+@contextmanager
+def open_attached_disks(
+    root: DeviceRoot,
+    attachment: VmAttachment,
+    disks: Sequence[VolumeDisk],
+    *,
+    writable: bool = False,
+    timeout_s: float = HOT_PLUG_TIMEOUT_S,
+    clock: Clock | None = None,
+    keep_waiting: Callable[[], bool] = lambda: True,
+) -> Iterator[dict[int, AttachedDisk]]:
+    """The disks of an attached volume group, open, by disk index; closed at the end of the `with`.
+
+    Waits for hot-plug up to `timeout_s` over all disks, or until `keep_waiting` says no. Raises
+    `DeviceNotFound`, or `DeviceMismatch` when a device is not surely the disk: reading the wrong
+    disk would be a wrong backup, writing it a catastrophe.
+    """
+    clock = clock or SystemClock()
+    deadline_s = clock.monotonic_s() + timeout_s
+    others = frozenset(disk.id for disk in disks)
+    with ExitStack() as stack:
+        opened = {}
+        for disk in disks:
+            device = _wait_for(root, attachment, disk, others, deadline_s, clock, keep_waiting,
+                               timeout_s)  # fmt: skip
+            attached = AttachedDisk(_label(disk), device, writable=writable)
+            opened[disk.index] = stack.enter_context(attached)
+            if attached.size_bytes != disk.size_bytes:
+                raise _wrong_size(disk, device, attached.size_bytes)
+        yield opened
+
+
+def _wait_for(
+    root: DeviceRoot,
+    attachment: VmAttachment,
+    disk: VolumeDisk,
+    group_disk_ids: frozenset[str],
+    deadline_s: float,
+    clock: Clock,
+    keep_waiting: Callable[[], bool],
+    timeout_s: float,
+) -> Path:
+    """The device of a disk, once it is there in its right size.
+
+    A device may be seen before the kernel knows its size, so a wrong size counts as "not yet".
+    """
+    target = attachment.index
+    if target is None:
+        raise DeviceMismatch(
+            _label(disk), [], "the cluster does not say at which index it is attached"
+        )
+    seen: dict[Path, int] = {}
+    while True:
+        found = root.at_address(target, disk.index)
+        seen = {device: _size_of(device) for device in found}
+        fitting = [device for device, size in seen.items() if size == disk.size_bytes]
+        fitting = _narrowed(root, fitting, disk, group_disk_ids)
+        if len(fitting) == 1:
+            return fitting[0]
+        if len(fitting) > 1:
+            raise DeviceMismatch(_label(disk), fitting, "several devices fit, so none is sure")
+        if clock.monotonic_s() >= deadline_s or not keep_waiting():
+            break
+        clock.sleep(HOT_PLUG_POLL_S)
+    if seen:
+        device, size_bytes = next(iter(seen.items()))
+        raise _wrong_size(disk, device, size_bytes)
+    looked_for = f"disk/by-path/*-scsi-0:0:{target}:{disk.index}"
+    raise DeviceNotFound(_label(disk), root.path, looked_for=looked_for, timeout_s=timeout_s)
+
+
+def _narrowed(
+    root: DeviceRoot, devices: list[Path], disk: VolumeDisk, group_disk_ids: frozenset[str]
+) -> list[Path]:
+    """Use the serials: this disk's own settles it, another disk's of the group rules a device out.
+
+    A serial may also name something the API does not show us; that proves nothing either way.
+    """
+    serials = {device: root.serial_ids(device) for device in devices}
+    confirmed = [device for device in devices if disk.id.lower() in serials[device]]
+    if confirmed:
+        return confirmed
+    foreign = {each.lower() for each in group_disk_ids} - {disk.id.lower()}
+    excluded = [device for device in devices if serials[device] & foreign]
+    if excluded and len(excluded) == len(devices):
+        raise DeviceMismatch(
+            _label(disk), excluded, "its serial is that of another disk of the group"
+        )
+    return [device for device in devices if device not in excluded]
+
+
+def _label(disk: VolumeDisk) -> str:
+    return f"{disk.index} ({disk.id})"
+
+
+def _wrong_size(disk: VolumeDisk, device: Path, size_bytes: int) -> DeviceMismatch:
+    reason = f"it has {size_bytes} bytes, but the disk has {disk.size_bytes}"
+    return DeviceMismatch(_label(disk), [device], reason)
+
+
+def _size_of(device: Path) -> int:
+    """Size in bytes of a file or block device; -1 while it cannot be opened."""
+    try:
+        descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    try:
+        return os.lseek(descriptor, 0, os.SEEK_END)
+    finally:
+        os.close(descriptor)
+
+
+def _open(label: str, device: Path, flags: int) -> int:
+    try:
+        return os.open(device, flags | os.O_CLOEXEC)
+    except OSError as error:
+        raise DiskIoError("open", label, device, 0, error.strerror or str(error)) from error

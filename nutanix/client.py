@@ -1,0 +1,68 @@
+"""The client of one Prism Central: every verb in one object, opened and closed in one place."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from nutanix.changed_regions import ChangedRegionVerbs
+from nutanix.clock import Clock, SystemClock
+from nutanix.connection import ClusterConnection
+from nutanix.inventory import InventoryVerbs
+from nutanix.power import PowerVerbs
+from nutanix.recovery_points import RecoveryPointVerbs
+from nutanix.retries import RetryPolicy
+from nutanix.transport import Transport
+from nutanix.vm_lifecycle import VmLifecycleVerbs
+from nutanix.volume_groups import VolumeGroupVerbs
+
+
+class AhvClient(
+    InventoryVerbs,
+    RecoveryPointVerbs,
+    ChangedRegionVerbs,
+    VolumeGroupVerbs,
+    PowerVerbs,
+    VmLifecycleVerbs,
+):
+    """A cluster as an operator would speak of it: one method per verb, each named after its effect.
+
+    One object serves many threads; connections are pooled and closed by `close` or at the end of
+    a `with`. Nothing is sent before the first verb. Mutations wait until the cluster is done, take
+    the caller's `request_id` where calling again must not do the work twice, and treat "already so"
+    as success. Every error is a `NutanixError` and says whether it `is_transient`.
+    """
+
+    def __init__(
+        self,
+        connection: ClusterConnection,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        clock: Clock | None = None,
+        retries: RetryPolicy | None = None,
+    ) -> None:
+        clock = clock or SystemClock()
+        self._wire = Transport(
+            connection, clock=clock, retries=retries or RetryPolicy(), transport=transport
+        )
+        super().__init__(connection, transport=self._wire, clock=clock)
+
+    def close(self) -> None:
+        """Close all connections; the client cannot be used afterwards."""
+        self._wire.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"AhvClient({self.connection.url}, {self.connection.identity})"

@@ -1,0 +1,68 @@
+"""Verbs that look: VMs, clusters, hosts, containers, subnets, categories (`nutanix-v4 §12`, `§19`)."""
+
+from __future__ import annotations
+
+import difflib
+
+from nutanix.api import Api
+from nutanix.errors import VmAmbiguous, VmNotFound
+from nutanix.models.inventory import Category, Cluster, Host, StorageContainer, Subnet
+from nutanix.models.vms import Vm
+
+VMS = "ahv/config/vms"
+
+
+class InventoryVerbs(Api):
+    """What is on the cluster. All calls are safe to repeat."""
+
+    def vms(self) -> list[Vm]:
+        """Every VM that the account may see."""
+        return list(self._list(Vm, "vmm", VMS, purpose="list VMs"))
+
+    def vm(self, vm_id: str) -> Vm:
+        """One VM by id; `NotFound` when there is none."""
+        return self._get_model(Vm, "vmm", VMS, vm_id, "VM")
+
+    def find_vm(self, name_or_id: str) -> Vm:
+        """The VM of this name, or else of this id.
+
+        Raises `VmNotFound` with similar names, `VmAmbiguous` when several VMs share the name.
+        """
+        vms = self.vms()
+        named = [vm for vm in vms if vm.name == name_or_id]
+        if len(named) > 1:
+            raise VmAmbiguous(name_or_id, sorted(vm.id for vm in named))
+        found = named or [vm for vm in vms if vm.id == name_or_id]
+        if not found:
+            raise VmNotFound(name_or_id, _close_names(name_or_id, vms))
+        return found[0]
+
+    def clusters(self) -> list[Cluster]:
+        """The clusters that hold VMs; Prism Central's entry for itself is left out."""
+        listed = self._list(Cluster, "clustermgmt", "config/clusters", purpose="list clusters")
+        return [cluster for cluster in listed if not cluster.is_prism_central]
+
+    def hosts(self) -> list[Host]:
+        """Every host of every cluster."""
+        return list(self._list(Host, "clustermgmt", "config/hosts", purpose="list hosts"))
+
+    def storage_containers(self) -> list[StorageContainer]:
+        """Every storage container."""
+        path = "config/storage-containers"
+        return list(
+            self._list(StorageContainer, "clustermgmt", path, purpose="list storage containers")
+        )
+
+    def subnets(self) -> list[Subnet]:
+        """Every subnet."""
+        return list(self._list(Subnet, "networking", "config/subnets", purpose="list subnets"))
+
+    def categories(self) -> list[Category]:
+        """Every category."""
+        return list(self._list(Category, "prism", "config/categories", purpose="list categories"))
+
+
+def _close_names(wanted: str, vms: list[Vm]) -> list[str]:
+    by_folded = {vm.name.casefold(): vm.name for vm in vms}
+    close = difflib.get_close_matches(wanted.casefold(), by_folded, n=3, cutoff=0.6)
+    return [by_folded[name] for name in close]

@@ -1,0 +1,205 @@
+"""Verbs on volume groups: make, attach, detach, delete (`nutanix-v4 §16`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nutanix.answers import Answer, Subject
+from nutanix.api import Api, conditional_request_id, parse, quoted
+from nutanix.errors import AnswerUnusable, NotFound
+from nutanix.models.operations import Operation
+from nutanix.models.volume_groups import VmAttachment, VolumeDisk, VolumeDiskSource, VolumeGroup
+from nutanix.models.wire import WireModel, typed
+
+GROUPS = "config/volume-groups"
+KIND = "volume group"
+DETACH_ROUNDS_MAX = 3
+
+
+class _SubListAttachment(WireModel):
+    ext_id: str
+    index: int | None = None
+
+
+class VolumeGroupVerbs(Api):
+    """Volume groups carry disks to a worker and away again."""
+
+    def create_volume_group(
+        self,
+        *,
+        name: str,
+        cluster_id: str,
+        disks: Sequence[VolumeDiskSource],
+        request_id: str,
+        description: str | None = None,
+    ) -> str:
+        """Make a hidden, temporary volume group with all its disks; its id, once readable.
+
+        Calling again with the same `request_id` waits for the first call's work.
+        """
+        body = typed(
+            "volumes.v4.config.VolumeGroup",
+            name=name,
+            description=description,
+            clusterReference=cluster_id,
+            usageType="TEMPORARY",
+            sharingStatus="NOT_SHARED",
+            isHidden=True,
+            shouldLoadBalanceVmAttachments=False,
+            disks=[disk.wire() for disk in disks],
+        )
+        purpose = f"create volume group {name}"
+        operation_id = self._start(
+            "POST", "volumes", GROUPS, purpose=purpose, body=body, request_id=request_id
+        )
+        group_id = _created_id(self.wait_for_operation(operation_id, purpose=purpose), purpose)
+        return self._retry_fresh(lambda: self.volume_group(group_id)).id
+
+    def volume_group(self, volume_group_id: str) -> VolumeGroup:
+        """One volume group by id; `NotFound` when it is gone."""
+        return self._get_model(VolumeGroup, "volumes", GROUPS, volume_group_id, KIND)
+
+    def volume_groups(self, *, name_prefix: str = "") -> list[VolumeGroup]:
+        """All volume groups whose name starts with `name_prefix`."""
+        filter_ = f"startswith(name,{quoted(name_prefix)})" if name_prefix else None
+        listed = self._list(
+            VolumeGroup, "volumes", GROUPS, purpose="list volume groups", filter_=filter_
+        )
+        return [group for group in listed if group.name.startswith(name_prefix)]
+
+    def volume_disks(self, volume_group_id: str) -> list[VolumeDisk]:
+        """The disks of a volume group, by index."""
+        purpose = f"list the disks of volume group {volume_group_id}"
+        path = f"{GROUPS}/{volume_group_id}/disks"
+        disks = self._list(VolumeDisk, "volumes", path, purpose=purpose)
+        return sorted(disks, key=lambda disk: disk.index)
+
+    def vm_attachments(self, volume_group_id: str) -> tuple[VmAttachment, ...]:
+        """The VMs a volume group is attached to; `NotFound` when it is gone."""
+        return self._attachments(self._get("volumes", GROUPS, volume_group_id, KIND))
+
+    def attach_volume_group(
+        self,
+        volume_group_id: str,
+        vm_id: str,
+        *,
+        index: int | None = None,
+        request_id: str | None = None,
+    ) -> VmAttachment:
+        """Attach a volume group to a VM and wait; the attachment with the index it got.
+
+        Its devices appear on a running VM a moment later (`attached_disks`). Attached already is
+        a success. Without `index` the cluster chooses one.
+        """
+        purpose = f"attach volume group {volume_group_id} to VM {vm_id}"
+
+        def act(current: Answer) -> None:
+            if any(each.vm_id == vm_id for each in self._attachments(current)):
+                return
+            self._run_action(
+                volume_group_id, "attach-vm", vm_id, index, purpose, current, request_id
+            )
+
+        self._change(lambda: self._get("volumes", GROUPS, volume_group_id, KIND), act)
+        for attachment in self.vm_attachments(volume_group_id):
+            if attachment.vm_id == vm_id:
+                return attachment
+        raise AnswerUnusable(purpose, "its task succeeded, but the volume group is not attached")
+
+    def detach_volume_group(
+        self, volume_group_id: str, vm_id: str, *, request_id: str | None = None
+    ) -> None:
+        """Detach a volume group from a VM and wait. Detached, or gone, already is a success."""
+        purpose = f"detach volume group {volume_group_id} from VM {vm_id}"
+
+        def act(current: Answer) -> None:
+            for attachment in self._attachments(current):
+                if attachment.vm_id == vm_id:
+                    self._run_action(
+                        volume_group_id,
+                        "detach-vm",
+                        vm_id,
+                        attachment.index,
+                        purpose,
+                        current,
+                        request_id,
+                    )
+
+        try:
+            self._change(lambda: self._get("volumes", GROUPS, volume_group_id, KIND), act)
+        except NotFound as error:
+            if error.object_id != volume_group_id:
+                raise
+
+    def delete_volume_group(self, volume_group_id: str, *, request_id: str | None = None) -> None:
+        """Detach a volume group from every VM, delete it with its disks, and wait.
+
+        One that is gone already is a success.
+        """
+        purpose = f"delete volume group {volume_group_id}"
+
+        def act(current: Answer) -> None:
+            operation_id = self._start(
+                "DELETE",
+                "volumes",
+                f"{GROUPS}/{volume_group_id}",
+                purpose=purpose,
+                subject=Subject(KIND, volume_group_id),
+                etag=current.etag,
+                request_id=conditional_request_id(request_id, current.etag),
+            )
+            self.wait_for_operation(operation_id, purpose=purpose)
+
+        try:
+            self._detach_all(volume_group_id)
+            self._change(lambda: self._get("volumes", GROUPS, volume_group_id, KIND), act)
+        except NotFound as error:
+            if error.object_id != volume_group_id:
+                raise
+
+    def _detach_all(self, volume_group_id: str) -> None:
+        for _ in range(DETACH_ROUNDS_MAX):
+            attachments = self.vm_attachments(volume_group_id)
+            if not attachments:
+                return
+            for attachment in attachments:
+                self.detach_volume_group(volume_group_id, attachment.vm_id)
+
+    def _attachments(self, current: Answer) -> tuple[VmAttachment, ...]:
+        """From the volume group itself, or from the older sub-list when it has none (`§16`)."""
+        group = parse(VolumeGroup, current.data, "read a volume group")
+        if group.wire_attachments is not None or self.versions.at_least("volumes", "v4.1"):
+            return group.vm_attachments
+        path = f"{GROUPS}/{group.id}/vm-attachments"
+        purpose = f"list the attachments of volume group {group.id}"
+        listed = self._list(_SubListAttachment, "volumes", path, purpose=purpose)
+        return tuple(VmAttachment(group.id, each.ext_id, each.index) for each in listed)
+
+    def _run_action(
+        self,
+        volume_group_id: str,
+        action: str,
+        vm_id: str,
+        index: int | None,
+        purpose: str,
+        current: Answer,
+        request_id: str | None,
+    ) -> None:
+        operation_id = self._start(
+            "POST",
+            "volumes",
+            f"{GROUPS}/{volume_group_id}/$actions/{action}",
+            purpose=purpose,
+            subject=Subject(KIND, volume_group_id),
+            body=typed("volumes.v4.config.VmAttachment", extId=vm_id, index=index),
+            etag=current.etag,
+            request_id=conditional_request_id(request_id, current.etag),
+        )
+        self.wait_for_operation(operation_id, purpose=purpose)
+
+
+def _created_id(operation: Operation, purpose: str) -> str:
+    created = operation.entity_ids("volumes:config:volume-group")
+    if len(created) != 1:
+        raise AnswerUnusable(purpose, f"its finished task names {len(created)} volume groups")
+    return created[0]
