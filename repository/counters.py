@@ -19,7 +19,7 @@ class TransferFigures(BaseModel):
     `read = zero + known + new` once a backup has ended; zeros claimed unread are not counted.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     read_bytes: int = 0
     zero_bytes: int = 0

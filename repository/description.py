@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from repository.errors import DamagedObject, UnsupportedFormat
-from repository.layout import REPOSITORY_FILE
+from repository.layout import FEATURES, REPOSITORY_FILE
 from repository.options import RepositoryOptions
 from repository.records import decode_open_record, encode_open_record
+from repository.store import Store
 
 _KIND = "repository"
 _ALGORITHMS = {"chunk_id": "blake3-keyed", "compression": "zstd"}
@@ -71,3 +72,16 @@ def _check_abilities(url: str, record: dict[str, Any]) -> None:
         raise UnsupportedFormat(url, f"the algorithms {record['algorithms']}")
     if record["encryption"]["mode"] != "none":
         raise UnsupportedFormat(url, f"encryption mode {record['encryption']['mode']}")
+
+
+def features_needed(store: Store, operation: str) -> list[str]:
+    """Abilities that were demanded of an operation after the repository was made.
+
+    Format 1 has none of them, so a list that is not empty means: do not. Raises DamagedObject.
+    """
+    needed = []
+    for info in store.list(FEATURES):
+        record = decode_open_record(info.key, "feature", store.get(info.key))
+        if operation in record.get("operations", _OPERATIONS):
+            needed.append(str(record.get("name", info.key)))
+    return needed

@@ -7,7 +7,6 @@ import uuid
 from urllib.parse import quote
 
 REPOSITORY_FILE = "repo.json"
-KEYS = "keys/"
 PACKS = "data/"
 SEGMENTS = "index/"
 MAPS = "maps/"
@@ -15,8 +14,7 @@ POINTS = "points/"
 REPORTS = "reports/"
 LIVE = "live/"
 GENERATIONS = "gc/"
-
-PREFIXES = (KEYS, PACKS, SEGMENTS, MAPS, POINTS, REPORTS, LIVE, GENERATIONS)
+FEATURES = "features/"
 
 
 def safe_name(text: str) -> str:

@@ -19,7 +19,8 @@ HexDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Members of a later version are ignored: what a reader must know is said by features.
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class ObjectRef(_Record):

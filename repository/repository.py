@@ -10,13 +10,14 @@ from typing import Any, Self
 
 from repository.catalogue import Catalogue
 from repository.codec import ChunkCodec
-from repository.description import Description
+from repository.description import Description, features_needed
 from repository.errors import (
     DiskNotFound,
     NotARepository,
     ObjectExists,
     ObjectNotFound,
     RepositoryExists,
+    UnsupportedFormat,
 )
 from repository.fetching import ChunkFetcher
 from repository.findings import VerifyLevel, VerifyProgress, VerifyReport
@@ -104,7 +105,9 @@ class Repository:
             data = store.get(REPOSITORY_FILE)
         except ObjectNotFound as error:
             raise NotARepository(store.url) from error
-        return cls._opened(store, Description.decode(store.url, data), clock or SystemClock())
+        description = Description.decode(store.url, data)
+        _refuse_unless_able(store, "read")
+        return cls._opened(store, description, clock or SystemClock())
 
     @classmethod
     def _opened(cls, store: Store, description: Description, clock: Clock) -> Repository:
@@ -125,7 +128,12 @@ class Repository:
         return self._description.options
 
     def write_session(self, session_id: str) -> WriteSession:
-        """A session to write disks and commit restore points in; use it as a context manager."""
+        """A session to write disks and commit restore points in; use it as a context manager.
+
+        Raises UnsupportedFormat if a newer ahvault has made demands on writers, or the store's
+        errors.
+        """
+        _refuse_unless_able(self._store, "write")
         session = WriteSession(
             session_id, self._store, self._records, self.options, self._catalogue, self._clock
         )
@@ -205,3 +213,9 @@ class Repository:
 
     def __repr__(self) -> str:
         return f"Repository({self.url!r}, id={self.id})"
+
+
+def _refuse_unless_able(store: Store, operation: str) -> None:
+    needed = features_needed(store, operation)
+    if needed:
+        raise UnsupportedFormat(store.url, f"{', '.join(needed)} to {operation}")
