@@ -21,7 +21,7 @@
 Every error carries the fields its message is built from. None ever carries a secret.
 """
 
-# ruff: noqa: N818 - the names say what happened; every one of them is plainly an error
+
 
 from __future__ import annotations
 
