@@ -74,7 +74,7 @@ def kept_ids(plan: RetentionPlan) -> set[str]:
     return {item.point.point_id for item in plan.decisions if item.verdict is Verdict.KEEP}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(histories(), policies, st.booleans())
 def test_planning_again_drops_nothing(
     points: list[PointFacts], policy: RetentionPolicy, ends_a_session: bool
@@ -87,7 +87,7 @@ def test_planning_again_drops_nothing(
     assert again.drops(force=True) == ()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(histories(), policies, st.randoms(use_true_random=False))
 def test_order_does_not_matter(
     points: list[PointFacts], policy: RetentionPolicy, chance: random.Random
@@ -102,7 +102,7 @@ def test_order_does_not_matter(
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(histories(), policies, st.booleans())
 def test_held_foreign_and_future_points_are_never_dropped(
     points: list[PointFacts], policy: RetentionPolicy, ends_a_session: bool
@@ -115,7 +115,7 @@ def test_held_foreign_and_future_points_are_never_dropped(
         assert gone.started_at <= NOW
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(histories(), policies)
 def test_the_newest_sound_points_stay(points: list[PointFacts], policy: RetentionPolicy) -> None:
     """Never fewer than the minimum: the newest sound points of each VM, whatever else is set (T4)."""
@@ -132,7 +132,7 @@ def test_the_newest_sound_points_stay(points: list[PointFacts], policy: Retentio
         assert {point.point_id for point in sound[-policy.minimum_kept :]} <= kept
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(histories(), policies, st.sampled_from(["keep_days", "keep_last", "minimum_kept", "gfs"]))
 def test_a_larger_number_never_drops_more(
     points: list[PointFacts], policy: RetentionPolicy, field: str
@@ -157,7 +157,7 @@ def _raised(value: int | GfsPolicy | None) -> int | GfsPolicy:
     return (value or 0) + 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(histories(), policies)
 def test_refused_parts_and_drops_add_up(points: list[PointFacts], policy: RetentionPolicy) -> None:
     """What goes within limits is what goes by force, minus whole VMs that a refusal names."""
