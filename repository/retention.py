@@ -159,7 +159,7 @@ class ExcessiveDeparture:
 Refusal: TypeAlias = ExcessiveDrop | ExcessiveDeparture
 
 
-class RetentionRefused(RepositoryError):  # noqa: N818 - named like the rest of the tree
+class RetentionRefused(RepositoryError):
     """The plan drops suspiciously much; `refusals` holds the numbers. Look at it, then force it."""
 
     kind = "retention-refused"
