@@ -1,1 +1,115 @@
-"""Placeholder."""
+"""What makes a session out of the two engines: the job model, scope, worker choice, extents and their
+reasons, the journal of what we created on a cluster, and what a session did. No Prefect here.
+"""
+
+from jobs.errors import (
+    JobError,
+    JobInvalid,
+    NothingToBackUp,
+    NoWorker,
+    RestoreRefused,
+    SessionFailed,
+    SessionStopped,
+    SnapshotIncomplete,
+)
+from jobs.extents import DiskPlan, NoReference, ReadMethod
+from jobs.figures import human_bytes, human_duration, human_rate, human_ratio, utc_text
+from jobs.journal import Entry, Journal
+from jobs.markdown import session_markdown
+from jobs.model import BackupJob, Scope, WorkerSpec
+from jobs.progress import NullObserver, Observer, current_observer, observed_by
+from jobs.reconcile import Leftover, find_leftovers, remove_leftovers
+from jobs.restore import (
+    RestoreResult,
+    RestoreTarget,
+    attach_blank_disks,
+    choose_target,
+    create_restored_vm,
+    restore_disk,
+    restore_result,
+)
+from jobs.results import DiskResult, SessionResult, VmResult
+from jobs.scope import VmTarget, resolve_scope
+from jobs.session import BackupSession, Session, open_backup_session, open_session
+from jobs.snapshots import (
+    DiskSnapshot,
+    Reference,
+    Snapshot,
+    abandon_snapshot,
+    find_reference,
+    settle_snapshot,
+    take_snapshot,
+)
+from jobs.story import VmStory, told_to_the_end
+from jobs.transfer import attach_snapshot, commit_point, plan_reads, transfer_disk
+from jobs.volumes import Attachment, attach, detach
+from jobs.worker_pool import WorkerPool
+from jobs.workers import WorkerChoice, WorkerState, rank_workers
+
+__all__ = [
+    "Attachment",
+    "BackupJob",
+    "BackupSession",
+    "DiskPlan",
+    "DiskResult",
+    "DiskSnapshot",
+    "Entry",
+    "JobError",
+    "JobInvalid",
+    "Journal",
+    "Leftover",
+    "NoReference",
+    "NoWorker",
+    "NothingToBackUp",
+    "NullObserver",
+    "Observer",
+    "ReadMethod",
+    "Reference",
+    "RestoreRefused",
+    "RestoreResult",
+    "RestoreTarget",
+    "Scope",
+    "Session",
+    "SessionFailed",
+    "SessionResult",
+    "SessionStopped",
+    "Snapshot",
+    "SnapshotIncomplete",
+    "VmResult",
+    "VmStory",
+    "VmTarget",
+    "WorkerChoice",
+    "WorkerPool",
+    "WorkerSpec",
+    "WorkerState",
+    "abandon_snapshot",
+    "attach",
+    "attach_blank_disks",
+    "attach_snapshot",
+    "choose_target",
+    "commit_point",
+    "create_restored_vm",
+    "current_observer",
+    "detach",
+    "find_leftovers",
+    "find_reference",
+    "human_bytes",
+    "human_duration",
+    "human_rate",
+    "human_ratio",
+    "observed_by",
+    "open_backup_session",
+    "open_session",
+    "plan_reads",
+    "rank_workers",
+    "remove_leftovers",
+    "resolve_scope",
+    "restore_disk",
+    "restore_result",
+    "session_markdown",
+    "settle_snapshot",
+    "take_snapshot",
+    "told_to_the_end",
+    "transfer_disk",
+    "utc_text",
+]

@@ -1,1 +1,48 @@
-"""Placeholder."""
+"""The steps that flows are made of, each retryable on its own: thin shells over `jobs`."""
+
+from tasks.context import current_backup, current_session, current_story, working_in, working_on
+from tasks.disks import commit_point, plan_reads, transfer_disks
+from tasks.report import progress_artifact, report_session
+from tasks.restore import (
+    attach_blank_disks,
+    choose_target,
+    create_restored_vm,
+    power_on_vm,
+    restore_disks,
+)
+from tasks.snapshots import (
+    abandon_snapshot,
+    attach_disks,
+    detach_disks,
+    find_reference,
+    settle_snapshot,
+    take_snapshot,
+)
+from tasks.upkeep import clean_up_leftovers, prepare_workers, select_vms
+
+__all__ = [
+    "abandon_snapshot",
+    "attach_blank_disks",
+    "attach_disks",
+    "choose_target",
+    "clean_up_leftovers",
+    "commit_point",
+    "create_restored_vm",
+    "current_backup",
+    "current_session",
+    "current_story",
+    "detach_disks",
+    "find_reference",
+    "plan_reads",
+    "power_on_vm",
+    "prepare_workers",
+    "progress_artifact",
+    "report_session",
+    "restore_disks",
+    "select_vms",
+    "settle_snapshot",
+    "take_snapshot",
+    "transfer_disks",
+    "working_in",
+    "working_on",
+]

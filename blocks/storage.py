@@ -1,0 +1,46 @@
+"""The `Backup Repository` block: where restore points are kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect.blocks.core import Block
+from pydantic import Field, SecretStr
+
+from repository import Repository
+
+
+class BackupRepository(Block):
+    """A repository at any fsspec URL: a directory, S3, SFTP and others.
+
+    Example:
+        Load a saved repository and list its restore points:
+        ```python
+        from blocks import BackupRepository
+
+        with BackupRepository.load("BLOCK_NAME").open() as repository:
+            points = repository.points().points
+        ```
+    """
+
+    _block_type_name = "Backup Repository"
+    _block_type_slug = "backup-repository"
+
+    url: str = Field(
+        title="Repository URL",
+        description="Where the repository lies, such as file:///srv/backup or s3://bucket/ahvault.",
+        examples=["file:///srv/backup"],
+    )
+    storage_options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Settings of the store's fsspec driver that are no secret, such as an endpoint.",
+    )
+    storage_secrets: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        description="Settings of the store's fsspec driver that are secret, such as an access key.",
+    )
+
+    def open(self) -> Repository:
+        """Open the repository; the caller closes it. Raises the repository's own typed errors."""
+        secrets = {name: value.get_secret_value() for name, value in self.storage_secrets.items()}
+        return Repository.open(self.url, storage_options={**self.storage_options, **secrets})

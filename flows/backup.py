@@ -1,0 +1,138 @@
+"""The backup session: one flow run is one session of one job (design section 3)."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from contextvars import copy_context
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from blocks import AhvCluster, BackupRepository, BackupWorkers
+from jobs import (
+    BackupJob,
+    BackupSession,
+    SessionFailed,
+    SessionResult,
+    VmResult,
+    VmStory,
+    VmTarget,
+    current_observer,
+    open_backup_session,
+)
+from tasks import (
+    abandon_snapshot,
+    attach_disks,
+    clean_up_leftovers,
+    commit_point,
+    detach_disks,
+    find_reference,
+    plan_reads,
+    prepare_workers,
+    progress_artifact,
+    report_session,
+    select_vms,
+    settle_snapshot,
+    take_snapshot,
+    transfer_disks,
+    working_in,
+    working_on,
+)
+
+
+@flow(name="backup", flow_run_name="backup {job.name}", persist_result=False)
+def backup(
+    cluster: AhvCluster,
+    repository: BackupRepository,
+    workers: BackupWorkers,
+    job: BackupJob = BackupJob(),  # noqa: B008 - frozen, and Prefect shows it as the form's default
+) -> SessionResult:
+    """Back up the VMs of a job: one restore point per VM, incremental where the cluster allows.
+
+    A VM that fails does not fail the others (S10). Returns what was done; raises `SessionFailed`,
+    which carries the same, when any VM has no new restore point.
+
+    Args:
+        cluster: The cluster that runs the VMs.
+        repository: Where restore points are kept.
+        workers: The VMs that move the data.
+        job: What is protected, and how.
+    """
+    with ExitStack() as stack:
+        session = stack.enter_context(
+            open_backup_session(
+                client=stack.enter_context(cluster.client()),
+                repository=stack.enter_context(repository.open()),
+                workers=workers.workers,
+                job=job,
+                observer=current_observer(),
+            )
+        )
+        stack.enter_context(working_in(session))
+        cleaned = clean_up_leftovers()
+        vms = select_vms(prepare_workers())
+        try:
+            run_vms(session, vms)
+        finally:
+            result = report_session(cleaned)
+    if result.status == "failed":
+        raise SessionFailed(result)
+    return result
+
+
+@flow(
+    name="backup-vm",
+    flow_run_name="{vm_name}",
+    task_runner=ThreadPoolTaskRunner(max_workers=4),  # type: ignore[arg-type]
+    persist_result=False,
+)
+def backup_vm(vm_id: str, vm_name: str) -> str:
+    """Make one restore point of one VM; returns its id. Part of a session, never started alone.
+
+    Args:
+        vm_id: The VM's id on the cluster.
+        vm_name: The VM's name, for people.
+    """
+    with progress_artifact(vm_name), ExitStack() as held:
+        snapshot = take_snapshot(vm_id)
+        held.callback(abandon_snapshot, snapshot)
+        reference = find_reference(vm_id)
+        plans = plan_reads(snapshot, reference)
+        attachment = attach_disks(snapshot)
+        try:
+            records = transfer_disks(snapshot, reference, plans, attachment)
+        finally:
+            detach_disks(attachment)
+        point = commit_point(snapshot, reference, records)
+        held.pop_all()
+    settle_snapshot(snapshot, reference)
+    return point.id
+
+
+def run_vms(session: BackupSession, vms: list[VmTarget]) -> None:
+    """Run every VM as its own subflow, a few at a time; results collect in the session.
+
+    On an interrupt the transfers are told to stop, and the VMs' own cleanup is waited for.
+    """
+    pool = ThreadPoolExecutor(max_workers=session.job.parallel_vms, thread_name_prefix="vm")
+    futures = [pool.submit(copy_context().run, run_vm, session, vm) for vm in vms]
+    try:
+        for future in futures:
+            future.result()
+    except BaseException:
+        session.stop.set()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_vm(session: BackupSession, vm: VmTarget) -> VmResult:
+    """One VM of the session; its failure becomes its result and goes no further (S10)."""
+    story = VmStory.begin(vm.vm_id, vm.vm_name, clock=session.clock, observer=session.observer)
+    with working_on(story):
+        try:
+            backup_vm(vm.vm_id, vm.vm_name)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the other VMs go on
+            return session.finish(story, error)
+        return session.finish(story)

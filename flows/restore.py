@@ -1,0 +1,91 @@
+"""Restore of one VM: a new VM beside whatever exists, filled from a restore point."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from blocks import AhvCluster, BackupRepository, BackupWorkers
+from jobs import (
+    RestoreResult,
+    VmStory,
+    current_observer,
+    open_session,
+    restore_result,
+    told_to_the_end,
+)
+from tasks import (
+    attach_blank_disks,
+    choose_target,
+    clean_up_leftovers,
+    create_restored_vm,
+    detach_disks,
+    power_on_vm,
+    prepare_workers,
+    progress_artifact,
+    restore_disks,
+    working_in,
+    working_on,
+)
+
+
+@flow(
+    name="restore-vm",
+    flow_run_name="restore {vm_name}",
+    task_runner=ThreadPoolTaskRunner(max_workers=4),  # type: ignore[arg-type]
+    persist_result=False,
+)
+def restore_vm(
+    cluster: AhvCluster,
+    repository: BackupRepository,
+    workers: BackupWorkers,
+    point_id: str,
+    vm_name: str,
+    container: str | None = None,
+    power_on: bool = False,
+) -> RestoreResult:
+    """Re-create a VM from a restore point under a new name. No existing VM is touched.
+
+    Raises `RestoreRefused` before anything is created when the request cannot be carried out.
+
+    Args:
+        cluster: The cluster that the VM goes to.
+        repository: Where the restore point is kept.
+        workers: The VMs that move the data.
+        point_id: Id of the restore point.
+        vm_name: Name of the new VM.
+        container: Storage container for all disks; by default each disk's own.
+        power_on: Whether to start the VM when it is there.
+    """
+    with ExitStack() as stack:
+        client = stack.enter_context(cluster.client())
+        store = stack.enter_context(repository.open())
+        point = store.point(point_id)
+        session = stack.enter_context(
+            open_session(
+                client=client,
+                repository=store,
+                workers=workers.workers,
+                job_name="restore",
+                observer=current_observer(),
+            )
+        )
+        stack.enter_context(working_in(session))
+        story = VmStory.begin(point.vm_id, vm_name, clock=session.clock, observer=session.observer)
+        stack.enter_context(told_to_the_end(story))
+        stack.enter_context(working_on(story))
+        stack.enter_context(progress_artifact(vm_name))
+        target = choose_target(point, vm_name, container)
+        clean_up_leftovers()
+        prepare_workers()
+        attachment = attach_blank_disks(point, target)
+        try:
+            restore_disks(point, attachment)
+            vm_id = create_restored_vm(point, target, attachment)
+        finally:
+            detach_disks(attachment)
+        if power_on:
+            power_on_vm(vm_id)
+        return restore_result(story, point, vm_id=vm_id, is_on=power_on)

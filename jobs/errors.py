@@ -1,0 +1,97 @@
+"""What can go wrong in a session, as types.
+
+JobError
+├── JobInvalid          the job as written cannot run: name the field, change the job
+├── NothingToBackUp     the scope selects no VM
+├── NoWorker            no configured worker can be used for a VM
+├── SnapshotIncomplete  a recovery point does not hold what was asked for
+├── RestoreRefused      the restore as asked would do harm or cannot be done
+├── SessionStopped      the operator or the system asked the session to stop
+└── SessionFailed       the session ended, and at least one VM has no new restore point
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jobs.results import SessionResult
+
+
+class JobError(Exception):
+    """Root of what `jobs` raises. `is_transient` says whether the same call may succeed later."""
+
+    is_transient = False
+
+
+class JobInvalid(JobError):
+    """A job definition that cannot run. The operator changes `field`."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        self.field, self.reason = field, reason
+        super().__init__(f"The job cannot run: {field}: {reason}")
+
+
+class NothingToBackUp(JobError):
+    """The scope selects no VM."""
+
+    def __init__(self, scope: str) -> None:
+        self.scope = scope
+        super().__init__(
+            f"Nothing to back up: {scope} selects no VM. `ahvault vms` lists what the cluster has."
+        )
+
+
+class NoWorker(JobError):
+    """No configured worker can serve (W4). `reasons` says why, worker by worker."""
+
+    def __init__(self, purpose: str, reasons: Mapping[str, str]) -> None:
+        self.purpose, self.reasons = purpose, dict(reasons)
+        told = "; ".join(f"{name}: {why}" for name, why in self.reasons.items())
+        super().__init__(
+            f"No worker can be used to {purpose}: {told or 'none is configured'}. "
+            "Name at least one worker VM of the cluster that can be powered on."
+        )
+
+
+class SnapshotIncomplete(JobError):
+    """The recovery point lacks a disk of the VM, so a restore point of it would be a lie."""
+
+    def __init__(self, vm_name: str, disks: Sequence[str]) -> None:
+        self.vm_name, self.disks = vm_name, tuple(disks)
+        super().__init__(
+            f"The recovery point of {vm_name} does not hold disk {', '.join(disks)}. "
+            "Look at the VM's disks on the cluster, then run the job again."
+        )
+
+
+class RestoreRefused(JobError):
+    """The restore as asked cannot be done, or would harm something that exists."""
+
+    def __init__(self, subject: str, reason: str) -> None:
+        self.subject, self.reason = subject, reason
+        super().__init__(f"{subject} was not restored: {reason}")
+
+
+class SessionStopped(JobError):
+    """Somebody asked the session to stop; what it had on the cluster was released."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(
+            f"The session was stopped: {why}. What is stored so far is used again by the next run."
+        )
+
+
+class SessionFailed(JobError):
+    """At least one VM has no new restore point. `result` has the story of every VM."""
+
+    def __init__(self, result: SessionResult) -> None:
+        self.result = result
+        failed = [vm for vm in result.vms if vm.status == "failed"]
+        first = failed[0]
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        super().__init__(
+            f"{len(failed)} of {len(result.vms)} VMs failed: {first.vm_name}: {first.error}{more}"
+        )

@@ -1,0 +1,52 @@
+"""A session as Markdown, for the artifact in the Prefect UI."""
+
+from __future__ import annotations
+
+from jobs.figures import human_bytes, human_duration, human_ratio
+from jobs.results import SessionResult, VmResult
+
+_HEAD = "| VM | result | kind | disks | provisioned | read | stored | ratio | time | worker |"
+_LINE = "| --- | --- | --- | --: | --: | --: | --: | --: | --: | --- |"
+
+
+def session_markdown(result: SessionResult) -> str:
+    """One line on the session, a table of its VMs, then why each disk was read as it was."""
+    parts = [
+        (
+            f"**{result.status}**: {len(result.vms)} VMs in {human_duration(result.duration_s)}, "
+            f"session `{result.session_id}`"
+        ),
+        "\n".join([_HEAD, _LINE, *(_row(vm) for vm in result.vms)]),
+        "\n".join(_remarks(result)),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _row(vm: VmResult) -> str:
+    worker = f"{vm.worker} ({vm.worker_reason})" if vm.worker else "-"
+    cells = [
+        vm.vm_name,
+        vm.status,
+        vm.kind or "-",
+        str(len(vm.disks)),
+        human_bytes(vm.provisioned_bytes),
+        human_bytes(vm.read_bytes),
+        human_bytes(vm.stored_bytes),
+        human_ratio(vm.read_bytes, vm.stored_bytes),
+        human_duration(vm.duration_s),
+        worker,
+    ]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _remarks(result: SessionResult) -> list[str]:
+    remarks = [f"- cleaned up after an earlier session: {text}" for text in result.cleaned]
+    for vm in result.vms:
+        if vm.error:
+            remarks.append(f"- **{vm.vm_name}**: {vm.error}")
+        remarks += [f"- {vm.vm_name}: warning: {warning}" for warning in vm.warnings]
+        remarks += [
+            f"- {vm.vm_name} {disk.label}: {disk.read_method}: {disk.read_reason}"
+            for disk in vm.disks
+        ]
+    return remarks

@@ -1,0 +1,91 @@
+"""The job: what an operator decides before a session runs. Its fields are the flow's parameters."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,39}")
+
+Consistency = Literal["crash", "application"]
+
+
+class Scope(BaseModel):
+    """Which VMs a job protects. Exclusion always beats inclusion (E2)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vms: Annotated[
+        tuple[str, ...],
+        Field(description="VMs by name or id. Leave empty to protect every VM of the cluster."),
+    ] = ()
+    exclude: Annotated[
+        tuple[str, ...], Field(description="VMs by name or id that are never backed up.")
+    ] = ()
+
+    def describe(self) -> str:
+        """The scope in words, for messages."""
+        chosen = ", ".join(self.vms) if self.vms else "every VM"
+        return f"{chosen} except {', '.join(self.exclude)}" if self.exclude else chosen
+
+
+class WorkerSpec(BaseModel):
+    """A VM that moves data: disks are attached to it and read there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vm: Annotated[
+        str, Field(min_length=1, description="Name or id of the worker VM on the cluster.")
+    ]
+    device_root: Annotated[
+        str, Field(description="Directory where the disks attached to this worker appear.")
+    ] = "/dev"
+    slots: Annotated[
+        int, Field(ge=1, le=64, description="How many VMs this worker may move at once (W3).")
+    ] = 4
+    enabled: Annotated[bool, Field(description="A disabled worker is never selected (W3).")] = True
+
+
+class BackupJob(BaseModel):
+    """A validated job. One definition serves the Prefect UI, schedules, Python and the command line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[
+        str,
+        Field(
+            description="Name of the job. Restore points and snapshots carry it; renaming a job "
+            "starts its incrementals anew."
+        ),
+    ] = "adhoc"
+    scope: Annotated[Scope, Field(description="Which VMs are protected.")] = Scope()
+    consistency: Annotated[
+        Consistency,
+        Field(
+            description="Consistency asked of the cluster. What was obtained is recorded per restore point (N1)."
+        ),
+    ] = "crash"
+    parallel_vms: Annotated[
+        int, Field(ge=1, le=64, description="How many VMs are processed at the same time.")
+    ] = 2
+    reference_expiry_days: Annotated[
+        int,
+        Field(
+            ge=2,
+            le=365,
+            description="Safety net: the cluster drops our recovery point after this many days if no "
+            "later run did. Must lie well beyond the longest gap between runs (N5).",
+        ),
+    ] = 30
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_printable(cls, value: str) -> str:
+        if not JOB_NAME.fullmatch(value):
+            raise ValueError(
+                "a job name has 1 to 40 letters, digits, spaces, dots, underscores or hyphens "
+                f"and starts with a letter or digit; got {value!r}"
+            )
+        return value

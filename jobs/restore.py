@@ -1,0 +1,243 @@
+"""From a restore point back to a VM on a cluster (X1-X8, `nutanix-v4 §18` C).
+
+A restore never touches an existing VM: it makes a new one beside it, under the name that the
+operator gives. Blank volume disks are attached to a worker and filled, then a new VM is created
+from clones of them, and the volume group goes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from jobs.errors import RestoreRefused
+from jobs.session import Session
+from jobs.story import VmStory
+from jobs.volumes import Attachment, attach
+from nutanix import AhvClient, BlankDisk, StorageContainer, Vm, VolumeDiskRef, rebuild_vm
+from repository import DiskRecord, RestorePoint
+
+
+class RestoreTarget(BaseModel):
+    """Where a restored VM goes. Decided and checked before anything is created."""
+
+    model_config = ConfigDict(frozen=True)
+
+    vm_name: str
+    cluster_id: str
+    container_ids: tuple[str, ...]
+    """One per disk of the restore point, in its order."""
+    warnings: tuple[str, ...] = ()
+
+
+class RestoreResult(BaseModel):
+    """What a restore made."""
+
+    model_config = ConfigDict(frozen=True)
+
+    vm_id: str
+    vm_name: str
+    point_id: str
+    source_vm_name: str
+    disk_count: int
+    provisioned_bytes: int
+    restored_bytes: int
+    duration_s: float
+    worker: str | None
+    worker_reason: str | None
+    is_on: bool
+    warnings: tuple[str, ...] = ()
+
+
+def choose_target(
+    client: AhvClient, point: RestorePoint, *, vm_name: str, container: str | None
+) -> RestoreTarget:
+    """Decide where the VM goes; raises `RestoreRefused` before anything was done.
+
+    Disks go to the container named, else each to the one it came from. A name that a VM has already
+    is refused: two VMs of one name are a trap for everybody after us.
+    """
+    subject = f"{point.vm_name} of {point.created_at:%Y-%m-%d %H:%M} UTC"
+    if any(vm.name == vm_name for vm in client.vms()):
+        raise RestoreRefused(subject, f"a VM called {vm_name} exists already; give another name")
+    cluster_id = _cluster_of(client, point, subject)
+    usable = [each for each in client.storage_containers() if _is_usable(each, cluster_id)]
+    if not usable:
+        raise RestoreRefused(subject, "the cluster has no storage container that can hold VM disks")
+    if container is not None:
+        chosen = _named(usable, container, subject)
+        return RestoreTarget(
+            vm_name=vm_name, cluster_id=cluster_id, container_ids=(chosen.id,) * len(point.disks)
+        )
+    return _where_it_was(point, vm_name, cluster_id, usable)
+
+
+def attach_blank_disks(
+    session: Session, point: RestorePoint, target: RestoreTarget
+) -> Attachment | None:
+    """Blank disks of the right sizes, attached to a worker; `None` for a point without disks."""
+    if not point.disks:
+        return None
+    places = zip(point.disks, target.container_ids, strict=True)
+    return attach(
+        session,
+        name=session.object_name(target.vm_name),
+        purpose=f"restore {target.vm_name}",
+        vm_id=point.vm_id,
+        cluster_id=target.cluster_id,
+        host_id=None,
+        sources=[
+            BlankDisk(index=index, size_bytes=disk.size_bytes, storage_container_id=container_id)
+            for index, (disk, container_id) in enumerate(places)
+        ],
+    )
+
+
+def restore_disk(
+    session: Session,
+    story: VmStory,
+    *,
+    point: RestorePoint,
+    disk: DiskRecord,
+    index: int,
+    attachment: Attachment,
+) -> None:
+    """Fill one blank disk and flush it. Idempotent: a second call writes the same bytes again.
+
+    Not before a first call failed can the disk hold other bytes than zeros, so zeros are left
+    unwritten only on the first try.
+    """
+    first_try = disk.disk_id not in story.progress
+    counters = story.disk_started(disk.disk_id, disk.label, disk.size_bytes)
+    try:
+        with attachment.open_disk(index, stop=session.stop, writable=True) as target:
+            session.repository.open_disk(point, disk.disk_id).restore_to(
+                target, target_is_blank=first_try, counters=counters, stop=session.stop
+            )
+            target.flush()
+    finally:
+        story.disk_finished(disk.disk_id)
+
+
+def create_restored_vm(
+    session: Session,
+    point: RestorePoint,
+    target: RestoreTarget,
+    attachment: Attachment | None,
+) -> tuple[str, list[str]]:
+    """Create the VM from the filled disks; returns its id and what could not be carried over.
+
+    The disks are detached from the worker first, so that everything written has reached them.
+    """
+    client = session.client
+    disks: dict[str, VolumeDiskRef] = {}
+    if attachment is not None:
+        group_id = attachment.volume_group_id
+        client.detach_volume_group(group_id, attachment.choice.worker.vm_id)
+        for record, volume_disk in zip(point.disks, attachment.disks, strict=True):
+            disks[record.disk_id] = VolumeDiskRef(group_id, volume_disk.id)
+    captured = captured_vm(point)
+    original_exists = any(vm.id == point.vm_id for vm in client.vms())
+    rebuilt = rebuild_vm(
+        captured,
+        name=target.vm_name,
+        cluster_id=target.cluster_id,
+        disks=disks,
+        subnets=_lost_subnets(client, captured),
+        known_category_ids=frozenset(category.id for category in client.categories()),
+        keeps_macs=not original_exists,
+    )
+    warnings = list(rebuilt.warnings)
+    if original_exists and captured.nics:
+        warnings.append(
+            "Network cards get new MAC addresses, because the original VM still exists."
+        )
+    entry = session.journal.intend("vm", target.vm_name, point.vm_id)
+    vm_id = client.create_vm(rebuilt.spec, request_id=entry.request_id)
+    session.journal.forget(entry)  # From here on the VM is the operator's, whatever fails after.
+    return vm_id, warnings
+
+
+def _lost_subnets(client: AhvClient, captured: Vm) -> dict[str, str | None]:
+    """The captured networks that exist no more; a card on one is left out, with a warning."""
+    known = {subnet.id for subnet in client.subnets()}
+    return {
+        nic.subnet_id: None for nic in captured.nics if nic.subnet_id and nic.subnet_id not in known
+    }
+
+
+def restore_result(
+    story: VmStory, point: RestorePoint, *, vm_id: str, is_on: bool
+) -> RestoreResult:
+    """What the restore made, for tables and JSON."""
+    with story.lock:
+        restored_bytes = sum(disk.counters.new_bytes for disk in story.progress.values())
+    return RestoreResult(
+        vm_id=vm_id,
+        vm_name=story.vm_name,
+        point_id=point.id,
+        source_vm_name=point.vm_name,
+        disk_count=len(point.disks),
+        provisioned_bytes=point.provisioned_bytes,
+        restored_bytes=restored_bytes,
+        duration_s=story.clock.monotonic_s() - story.started_s,
+        worker=story.worker,
+        worker_reason=story.worker_reason,
+        is_on=is_on,
+        warnings=tuple(story.warnings),
+    )
+
+
+def captured_vm(point: RestorePoint) -> Vm:
+    """The VM as it was at the restore point."""
+    return Vm.model_validate(point.vm_config)
+
+
+def _cluster_of(client: AhvClient, point: RestorePoint, subject: str) -> str:
+    clusters = [each for each in client.clusters() if not each.is_prism_central]
+    origin = point.source.get("cluster_id")
+    if any(each.id == origin for each in clusters):
+        return str(origin)
+    if len(clusters) == 1:
+        return clusters[0].id
+    raise RestoreRefused(subject, "the cluster it came from is not registered here any more")
+
+
+def _is_usable(container: StorageContainer, cluster_id: str) -> bool:
+    return (
+        container.cluster_id in (None, cluster_id)
+        and not container.is_internal
+        and not container.is_marked_for_removal
+    )
+
+
+def _named(usable: Sequence[StorageContainer], name: str, subject: str) -> StorageContainer:
+    for container in usable:
+        if name in (container.name, container.id):
+            return container
+    names = [container.name for container in usable]
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(names))}"
+    raise RestoreRefused(subject, f"there is no storage container {name}; {hint}")
+
+
+def _where_it_was(
+    point: RestorePoint, vm_name: str, cluster_id: str, usable: Sequence[StorageContainer]
+) -> RestoreTarget:
+    known = {container.id for container in usable}
+    origin = {disk.id: disk.storage_container_id for disk in captured_vm(point).data_disks}
+    fallback = sorted(usable, key=lambda container: container.name)[0]
+    containers, warnings = [], []
+    for disk in point.disks:
+        wanted = origin.get(disk.disk_id)
+        if wanted not in known:
+            warnings.append(f"{disk.label} goes to {fallback.name}: its own container is gone")
+        containers.append(wanted if wanted in known and wanted else fallback.id)
+    return RestoreTarget(
+        vm_name=vm_name,
+        cluster_id=cluster_id,
+        container_ids=tuple(containers),
+        warnings=tuple(warnings),
+    )

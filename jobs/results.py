@@ -1,0 +1,88 @@
+"""What a session did, per disk, VM and session (M1-M6). Plain data: shown, stored, compared.
+
+Byte counts follow one chain: `provisioned` (the disk's size) >= `read` (taken from the source)
+>= what was new to the repository, compressed to `stored` (sent to the store).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+VmStatus = Literal["success", "warning", "failed", "stopped"]
+SessionStatus = Literal["success", "warning", "failed", "stopped"]
+
+
+class DiskResult(BaseModel):
+    """One disk of one run. `read_method` is `changed`, `allocated` or `all`; the reason says why."""
+
+    model_config = ConfigDict(frozen=True)
+
+    disk_id: str
+    label: str
+    provisioned_bytes: int
+    read_bytes: int
+    stored_bytes: int
+    read_method: str
+    read_reason: str
+
+
+class VmResult(BaseModel):
+    """One VM of one session. `error` is one sentence, present exactly when `status` is not a success."""
+
+    model_config = ConfigDict(frozen=True)
+
+    vm_id: str
+    vm_name: str
+    status: VmStatus
+    kind: Literal["full", "incremental"] | None = None
+    point_id: str | None = None
+    consistency: str | None = None
+    worker: str | None = None
+    worker_reason: str | None = None
+    started_at: datetime
+    duration_s: float
+    transfer_s: float = 0.0
+    disks: tuple[DiskResult, ...] = ()
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+
+    @property
+    def provisioned_bytes(self) -> int:
+        """Size of all disks, in bytes (M2 "Processed")."""
+        return sum(disk.provisioned_bytes for disk in self.disks)
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes read from the source before deduplication and compression (M2 "Read")."""
+        return sum(disk.read_bytes for disk in self.disks)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes sent to the repository (M2 "Transferred")."""
+        return sum(disk.stored_bytes for disk in self.disks)
+
+
+class SessionResult(BaseModel):
+    """One run of a job. The status is the worst of its VMs (M1)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    session_id: str
+    job: str
+    started_at: datetime
+    duration_s: float
+    status: SessionStatus
+    vms: tuple[VmResult, ...]
+    cleaned: tuple[str, ...] = ()
+    """What the reconciler removed at the start, in words."""
+
+
+_WORST_LAST: tuple[VmStatus, ...] = ("success", "warning", "stopped", "failed")
+
+
+def worst_status(results: tuple[VmResult, ...]) -> SessionStatus:
+    """The session's status: that of its worst VM; success when there is none (M1)."""
+    return max((vm.status for vm in results), key=_WORST_LAST.index, default="success")

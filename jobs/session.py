@@ -1,0 +1,149 @@
+"""One run: the handles that every step works with, opened and closed in one place."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+
+from jobs.errors import SessionStopped
+from jobs.journal import Journal
+from jobs.marks import object_name
+from jobs.model import BackupJob, WorkerSpec
+from jobs.progress import Observer
+from jobs.results import SessionResult, VmResult, worst_status
+from jobs.story import VmStory
+from jobs.worker_pool import WorkerPool
+from nutanix import AhvClient
+from repository import Clock, Repository, Stopped, SystemClock, WriteSession
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """The open handles of one run. Thread-safe; shared by everything the run does."""
+
+    session_id: str
+    job_name: str
+    client: AhvClient
+    repository: Repository
+    journal: Journal
+    workers: WorkerPool
+    observer: Observer
+    stop: threading.Event
+    """Set: transfers end at the next chunk and raise, and what is held is released."""
+    clock: Clock
+    started_at: datetime
+    started_s: float
+
+    def object_name(self, vm_name: str) -> str:
+        """The marked name for what this run creates for a VM (N10)."""
+        return object_name(
+            repository_id=self.repository.id,
+            session_id=self.session_id,
+            job=self.job_name,
+            vm_name=vm_name,
+        )
+
+    def raise_if_stopped(self) -> None:
+        """Raise `SessionStopped` once somebody asked the run to stop."""
+        if self.stop.is_set():
+            raise SessionStopped("it was interrupted")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupSession(Session):
+    """A run that makes restore points."""
+
+    job: BackupJob
+    writer: WriteSession
+    results: list[VmResult] = field(default_factory=list)
+    """One per VM that ended, in the order in which they ended."""
+
+    def finish(self, story: VmStory, error: BaseException | None = None) -> VmResult:
+        """A VM's part is over: keep its result."""
+        stopped = isinstance(error, Stopped | SessionStopped)
+        result = story.result(error, stopped=stopped)
+        self.results.append(result)
+        return result
+
+    def result(self, cleaned: Sequence[str]) -> SessionResult:
+        """The session as it stands."""
+        results = tuple(sorted(self.results, key=lambda vm: (vm.vm_name, vm.vm_id)))
+        return SessionResult(
+            session_id=self.session_id,
+            job=self.job.name,
+            started_at=self.started_at,
+            duration_s=self.clock.monotonic_s() - self.started_s,
+            status="stopped" if self.stop.is_set() else worst_status(results),
+            vms=results,
+            cleaned=tuple(cleaned),
+        )
+
+
+@contextmanager
+def open_session(
+    *,
+    client: AhvClient,
+    repository: Repository,
+    workers: Sequence[WorkerSpec],
+    job_name: str,
+    observer: Observer,
+    clock: Clock | None = None,
+) -> Iterator[Session]:
+    """Open a run; on every way out, power off the workers we powered on and end the lease.
+
+    `client` and `repository` stay the caller's to close.
+    """
+    session_id, clock = str(uuid.uuid4()), clock or SystemClock()
+    journal = Journal(
+        repository.live,
+        session_id=session_id,
+        job=job_name,
+        cluster_url=client.connection.url,
+        clock=clock,
+    )
+    pool = WorkerPool(client, workers, journal=journal, records=repository.live, clock=clock)
+    with ExitStack() as stack:
+        journal.open_lease()
+        stack.callback(journal.close_lease)
+        stack.callback(pool.release_all)
+        yield Session(
+            session_id=session_id,
+            job_name=job_name,
+            client=client,
+            repository=repository,
+            journal=journal,
+            workers=pool,
+            observer=observer,
+            stop=threading.Event(),
+            clock=clock,
+            started_at=clock.now(),
+            started_s=clock.monotonic_s(),
+        )
+
+
+@contextmanager
+def open_backup_session(
+    *,
+    client: AhvClient,
+    repository: Repository,
+    workers: Sequence[WorkerSpec],
+    job: BackupJob,
+    observer: Observer,
+    clock: Clock | None = None,
+) -> Iterator[BackupSession]:
+    """Open a run that makes restore points; otherwise as `open_session`."""
+    opened = open_session(
+        client=client,
+        repository=repository,
+        workers=workers,
+        job_name=job.name,
+        observer=observer,
+        clock=clock,
+    )
+    with opened as run, repository.write_session(run.session_id) as writer:
+        handles = {each.name: getattr(run, each.name) for each in fields(run)}
+        yield BackupSession(**handles, job=job, writer=writer)

@@ -1,0 +1,105 @@
+"""From an attached disk into the repository: what to read, the transfer, the commit (S6-S8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jobs.extents import DiskPlan, NoReference, plan_disk
+from jobs.session import BackupSession
+from jobs.snapshots import DiskSnapshot, Reference, Snapshot
+from jobs.story import VmStory
+from jobs.volumes import Attachment, attach
+from nutanix import DiskFromRecoveryPoint
+from repository import DiskRecord, DiskSpec, PointDraft, RestorePoint
+
+
+def plan_reads(session: BackupSession, snapshot: Snapshot, reference: Reference) -> list[DiskPlan]:
+    """Decide per disk what to read and why, in the order of the snapshot's disks (B1-B7)."""
+    return [_plan_read(session, disk, reference) for disk in snapshot.disks]
+
+
+def _plan_read(session: BackupSession, disk: DiskSnapshot, reference: Reference) -> DiskPlan:
+    session.raise_if_stopped()
+    base = reference.base(disk.disk_id)
+    earlier = reference.of_disk(disk.disk_id)
+    no_reference = earlier if isinstance(earlier, NoReference) else None
+    against = None if isinstance(earlier, NoReference) else earlier
+    return plan_disk(
+        size_bytes=disk.size_bytes,
+        base_size_bytes=base.size_bytes if base else None,
+        no_reference=no_reference,
+        changed=lambda: session.client.changed_regions(disk.recovery_point, against),
+        allocated=lambda: session.client.changed_regions(disk.recovery_point, None),
+    )
+
+
+def attach_snapshot(session: BackupSession, snapshot: Snapshot) -> Attachment | None:
+    """Bring the snapshot's disks to a worker; `None` for a VM that has none."""
+    if not snapshot.disks:
+        return None
+    return attach(
+        session,
+        name=session.object_name(snapshot.vm_name),
+        purpose=f"back up {snapshot.vm_name}",
+        vm_id=snapshot.vm_id,
+        cluster_id=snapshot.cluster_id,
+        host_id=snapshot.host_id,
+        sources=[
+            DiskFromRecoveryPoint(index, disk.recovery_point.disk_recovery_point_id)
+            for index, disk in enumerate(snapshot.disks)
+        ],
+    )
+
+
+def transfer_disk(
+    session: BackupSession,
+    story: VmStory,
+    *,
+    disk: DiskSnapshot,
+    index: int,
+    plan: DiskPlan,
+    base: DiskRecord | None,
+    attachment: Attachment,
+) -> DiskRecord:
+    """Move one disk into the repository. Idempotent: a second call finds what the first one stored.
+
+    Raises `DiskError` when the attached disk fails, `RepositoryError` when the store does, and
+    `Stopped` once the session's stop event is set.
+    """
+    counters = story.disk_started(disk.disk_id, disk.label, plan.to_read_bytes)
+    try:
+        with attachment.open_disk(index, stop=session.stop) as source:
+            return session.writer.write_disk(
+                DiskSpec(disk_id=disk.disk_id, size_bytes=disk.size_bytes, label=disk.label),
+                source,
+                plan.extents,
+                base,
+                counters=counters,
+                stop=session.stop,
+                read_method=plan.method,
+                read_reason=plan.reason,
+                source_facts={"recovery_point": disk.recovery_point.model_dump(mode="json")},
+            )
+    finally:
+        story.disk_finished(disk.disk_id)
+
+
+def commit_point(
+    session: BackupSession, snapshot: Snapshot, reference: Reference, records: Sequence[DiskRecord]
+) -> RestorePoint:
+    """Make the restore point exist. It names the recovery point it came from (N8)."""
+    session.raise_if_stopped()
+    return session.writer.commit(
+        PointDraft(
+            vm_id=snapshot.vm_id,
+            vm_name=snapshot.vm_name,
+            job=session.job.name,
+            session_id=session.session_id,
+            created_at=snapshot.created_at,
+            consistency=snapshot.consistency,
+            disks=tuple(records),
+            vm_config=snapshot.vm_config,
+            source=snapshot.source(),
+            previous_point_id=reference.point.id if reference.point else None,
+        )
+    )

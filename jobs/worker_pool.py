@@ -1,0 +1,184 @@
+"""The session's workers: chosen per VM, powered on when first needed, powered off when nobody uses them.
+
+A worker that was off is ours to power off again; one that somebody else had powered on stays on.
+"Ours" is a journal entry of kind `worker-power`, written before the power-on, one per session and
+worker, so that several sessions share a worker and the last one that leaves turns it off (W9, W16).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.errors import SessionStopped
+from jobs.journal import Entry, Journal, all_entries, live_sessions
+from jobs.model import WorkerSpec
+from jobs.workers import WorkerChoice, WorkerState, rank_workers
+from nutanix import AhvClient, NutanixError, Vm
+from repository import Clock, LiveRecords
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Member:
+    spec: WorkerSpec
+    vm: Vm | None = None
+    in_use: int = 0
+    unusable: str | None = None
+    entry: Entry | None = None
+
+
+class WorkerPool:
+    """The configured workers of one session. Thread-safe."""
+
+    def __init__(
+        self,
+        client: AhvClient,
+        specs: Sequence[WorkerSpec],
+        *,
+        journal: Journal,
+        records: LiveRecords,
+        clock: Clock,
+    ) -> None:
+        self._client, self._journal, self._records, self._clock = client, journal, records, clock
+        self._members = {spec.vm: _Member(spec) for spec in specs}
+        self._changed = threading.Condition()
+
+    def prepare(self) -> list[str]:
+        """Find and power on every enabled worker (W9); returns the ids of the worker VMs.
+
+        Powering on first and choosing after is what makes the same-host rule decidable: a stopped
+        VM has no host (`nutanix-v4 §13`). A worker that fails is marked unusable and told in the log.
+        """
+        for member in self._members.values():
+            if not member.spec.enabled:
+                member.unusable = "disabled"
+                continue
+            try:
+                member.vm = self._client.find_vm(member.spec.vm)
+                member.vm = self._power_on(member, member.vm)
+                member.unusable = _self_test(member.spec)
+            except NutanixError as error:
+                member.unusable = str(error)
+            if member.unusable:
+                log.warning("Worker %s cannot be used: %s", member.spec.vm, member.unusable)
+        return [member.vm.id for member in self._members.values() if member.vm is not None]
+
+    def take(
+        self,
+        *,
+        purpose: str,
+        cluster_id: str,
+        host_id: str | None,
+        failed: Mapping[str, str],
+        stop: threading.Event,
+    ) -> WorkerChoice:
+        """Take a slot of the best usable worker (W1-W7); the caller gives it back.
+
+        A worker at its limit is passed by; when all are, this waits for a slot (W3) and ends early
+        with `SessionStopped` once `stop` is set. Workers in `failed` are out, with the reason given.
+        `NoWorker` when none is usable at all.
+        """
+        with self._changed:
+            while not stop.is_set():
+                ranked = rank_workers(
+                    [self._state(member, failed) for member in self._members.values()],
+                    purpose=purpose,
+                    host_id=host_id,
+                    cluster_id=cluster_id,
+                )
+                for choice in ranked:
+                    if choice.worker.slots_free > 0:
+                        self._members[choice.worker.name].in_use += 1
+                        return choice
+                self._changed.wait(timeout=1.0)
+        raise SessionStopped(f"it was interrupted while waiting for a worker to {purpose}")
+
+    def give_back(self, choice: WorkerChoice) -> None:
+        """Free the slot of a choice."""
+        with self._changed:
+            self._members[choice.worker.name].in_use -= 1
+            self._changed.notify_all()
+
+    def release_all(self) -> None:
+        """Power off the workers that are ours and that no other live session uses. Never raises.
+
+        What cannot be released now stays in the journal for the reconciler.
+        """
+        for member in self._members.values():
+            if member.entry is None or member.vm is None:
+                continue
+            try:
+                release_worker(
+                    self._client, self._records, self._clock, member.entry, journal=self._journal
+                )
+            except NutanixError as error:
+                log.warning("Worker %s was not powered off: %s", member.spec.vm, error)
+            else:
+                member.entry = None
+
+    def _state(self, member: _Member, failed: Mapping[str, str]) -> WorkerState:
+        vm = member.vm
+        return WorkerState(
+            name=member.spec.vm,
+            vm_id=vm.id if vm else "",
+            cluster_id=(vm.cluster_id or "") if vm else "",
+            host_id=vm.host_id if vm else None,
+            is_on=bool(vm and vm.is_on),
+            slots_free=member.spec.slots - member.in_use,
+            device_root=member.spec.device_root,
+            unusable=member.unusable or failed.get(member.spec.vm),
+        )
+
+    def _power_on(self, member: _Member, vm: Vm) -> Vm:
+        shared = any(
+            entry.kind == "worker-power" and entry.vm_id == vm.id
+            for entry in all_entries(self._records)
+        )
+        if vm.is_on and not shared:
+            return vm
+        member.entry = self._journal.intend("worker-power", vm.name, vm.id)
+        member.entry = self._journal.created(member.entry, vm.id)
+        if not vm.is_on:
+            log.info("Powering on worker %s", vm.name)
+            self._client.power_on(vm.id, request_id=member.entry.request_id)
+        return self._client.vm(vm.id)
+
+
+def release_worker(
+    client: AhvClient, records: LiveRecords, clock: Clock, entry: Entry, *, journal: Journal
+) -> bool:
+    """Give up one session's use of a worker; power it off when that was the last. True when it was.
+
+    The entry is removed only after the power-off, so that a crash in between repeats the work
+    instead of leaving a worker running.
+    """
+    alive = live_sessions(records, clock)
+    others = [
+        other
+        for other in all_entries(records)
+        if other.kind == "worker-power"
+        and other.vm_id == entry.vm_id
+        and other.key != entry.key
+        and other.session_id in alive
+    ]
+    if not others:
+        log.info("Powering off worker %s", entry.name)
+        client.power_off(entry.vm_id, request_id=None)
+    journal.forget(entry)
+    return not others
+
+
+def _self_test(spec: WorkerSpec) -> str | None:
+    """Why the worker cannot be used, or `None` (W11)."""
+    root = Path(spec.device_root)
+    if not root.is_dir():
+        return (
+            f"its device directory {root} does not exist on this machine; "
+            "run ahvault on the worker itself, or correct device_root"
+        )
+    return None

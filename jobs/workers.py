@@ -1,0 +1,69 @@
+"""Which worker moves a VM's disks, and why (W1-W7). Pure: facts in, a choice with its reason out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jobs.errors import NoWorker
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """What is known of one worker at the moment of choosing."""
+
+    name: str
+    vm_id: str
+    cluster_id: str
+    host_id: str | None
+    """The host it runs on; `None` while it is powered off (a stopped VM has no host)."""
+    is_on: bool
+    slots_free: int
+    device_root: str
+    unusable: str | None = None
+    """Why it cannot be used now: disabled, gone, did not boot. `None` when it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerChoice:
+    """The worker chosen for one VM. `reason` is shown to the operator; `warning` when it costs speed."""
+
+    worker: WorkerState
+    reason: str
+    warning: str | None = None
+
+
+def rank_workers(
+    workers: Sequence[WorkerState], *, purpose: str, host_id: str | None, cluster_id: str
+) -> list[WorkerChoice]:
+    """Every usable worker, best first: same host (W1), same cluster, elsewhere with a warning (W2).
+
+    Ties go to the one with the most free slots, then the one already on, then by name (W7), so
+    the same facts always give the same order. Raises `NoWorker` when none is usable (W4).
+    """
+    usable = [worker for worker in workers if worker.unusable is None]
+    if not usable:
+        reasons = {worker.name: worker.unusable or "unusable" for worker in workers}
+        raise NoWorker(purpose, reasons)
+    choices = [_describe(worker, host_id=host_id, cluster_id=cluster_id) for worker in usable]
+    choices.sort(key=lambda ranked: (ranked[0], _tie(ranked[1].worker)))
+    return [choice for _, choice in choices]
+
+
+def _describe(
+    worker: WorkerState, *, host_id: str | None, cluster_id: str
+) -> tuple[int, WorkerChoice]:
+    if worker.cluster_id != cluster_id:
+        warning = (
+            f"no worker in the VM's cluster; {worker.name} reads over the network between clusters"
+        )
+        return 2, WorkerChoice(worker, "another cluster", warning)
+    if host_id is None:
+        return 1, WorkerChoice(worker, "same cluster (the VM is off, so it has no host)")
+    if worker.host_id == host_id:
+        return 0, WorkerChoice(worker, "same host")
+    return 1, WorkerChoice(worker, "same cluster (no usable worker on the VM's host)")
+
+
+def _tie(worker: WorkerState) -> tuple[int, int, str]:
+    return (-worker.slots_free, 0 if worker.is_on else 1, worker.name)

@@ -1,0 +1,41 @@
+"""Waiting for the transfers of one VM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar, cast
+
+from prefect.futures import PrefectFuture, wait
+from prefect.utilities.annotations import quote
+
+from tasks.context import current_session
+
+T = TypeVar("T")
+
+
+def quoted(value: T) -> T:
+    """A parameter that Prefect hands over as it is, instead of walking it in search of futures.
+
+    A list of a million extents costs half a minute to walk (`prefect-notes §2.2`).
+    """
+    return cast("T", quote(value))
+
+
+HALT_TIMEOUT_S = 20.0
+"""A transfer ends at its next chunk; the grace before a kill is 30 s (`prefect-notes §2.3`)."""
+
+
+def finish_all(futures: Sequence[PrefectFuture[T]]) -> list[T]:
+    """Wait for all, then return every result or raise the first failure.
+
+    An interrupt reaches only the flow's thread: a submitted task outlives it. So the transfers are
+    told to stop and waited for before whatever they use is released.
+    """
+    pending = list(futures)
+    try:
+        wait(pending)
+    except BaseException:
+        current_session().stop.set()
+        wait(pending, timeout=HALT_TIMEOUT_S)
+        raise
+    return [future.result() for future in pending]

@@ -1,0 +1,82 @@
+"""What the Prefect UI shows of a session: live progress per VM, and the table of the session.
+
+Nothing here may hold up or fail a backup: the server can be slow or away, and the session's own
+report lies in the repository (`prefect-notes §2.6`).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import copy_context
+from uuid import UUID
+
+from prefect import task
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+
+from jobs import SessionResult, VmStory, session_markdown
+from tasks.context import current_backup, current_story
+
+log = logging.getLogger(__name__)
+
+PERIOD_S = 5.0
+
+
+@contextmanager
+def progress_artifact(vm_name: str) -> Iterator[None]:
+    """While the block runs, a side thread shows how far the current VM's disks have come."""
+    story, ended = current_story(), threading.Event()
+    reporter = threading.Thread(
+        target=copy_context().run,
+        args=(_report_progress, _key("progress", vm_name), story, ended),
+        name=f"progress-{vm_name}",
+        daemon=True,
+    )
+    reporter.start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _report_progress(key: str, story: VmStory, ended: threading.Event) -> None:
+    artifact_id: UUID | None = None
+    while not ended.wait(PERIOD_S):
+        percent, text = story.describe_progress()
+        try:
+            if artifact_id is None:
+                artifact_id = UUID(str(create_progress_artifact(percent, key, text)))
+            else:
+                update_progress_artifact(artifact_id, percent, text)
+        except Exception as error:  # noqa: BLE001 - a display never fails a backup
+            log.debug("Progress of %s was not shown: %s", story.vm_name, error)
+
+
+@task(name="report-session", cache_policy=NO_CACHE)
+def report_session(cleaned: list[str]) -> SessionResult:
+    """Store the session's report with the repository, and show it as an artifact."""
+    session = current_backup()
+    result = session.result(cleaned)
+    session.repository.save_report(session.session_id, result.model_dump(mode="json"))
+    try:
+        create_markdown_artifact(
+            session_markdown(result),
+            key=_key("session", session.job.name),
+            description=f"Session of job {session.job.name}",
+        )
+    except Exception as error:  # noqa: BLE001 - the stored report is the one that counts
+        log.warning("The session's table was not shown in Prefect: %s", error)
+    return result
+
+
+def _key(kind: str, name: str) -> str:
+    """An artifact key: lower-case letters, digits and hyphens only."""
+    return f"{kind}-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-') or 'x'}"

@@ -1,0 +1,77 @@
+"""Steps on the cluster's side of one VM: snapshot, reference, volume group."""
+
+from __future__ import annotations
+
+import logging
+
+from prefect import task
+
+import jobs
+from jobs import Attachment, Reference, Snapshot
+from nutanix import NutanixError
+from tasks.context import current_backup, current_session, current_story
+from tasks.policy import STEP
+
+log = logging.getLogger(__name__)
+
+
+@task(name="take-snapshot", **STEP)
+def take_snapshot(vm_id: str) -> Snapshot:
+    """Take the VM's recovery point and read back what it holds."""
+    story = current_story()
+    snapshot = jobs.take_snapshot(current_backup(), vm_id)
+    story.consistency = snapshot.consistency
+    for warning in snapshot.warnings:
+        story.warn(warning)
+    story.step(f"snapshot taken: {len(snapshot.disks)} disk(s), {snapshot.consistency}-consistent")
+    return snapshot
+
+
+@task(name="find-reference", **STEP)
+def find_reference(vm_id: str) -> Reference:
+    """The VM's newest restore point in this job, and whether its recovery point still stands."""
+    reference = jobs.find_reference(current_backup(), vm_id)
+    current_story().kind = "full" if reference.point is None else "incremental"
+    return reference
+
+
+@task(name="attach-disks", **STEP)
+def attach_disks(snapshot: Snapshot) -> Attachment | None:
+    """Bring the snapshot's disks to a worker: same host, else same cluster, else any (W1, W2)."""
+    story = current_story()
+    attachment = jobs.attach_snapshot(current_backup(), snapshot)
+    if attachment is not None:
+        choice = attachment.choice
+        story.worker, story.worker_reason = choice.worker.name, choice.reason
+        story.step(f"disks attached to worker {choice.worker.name}: {choice.reason}")
+        if choice.warning:
+            story.warn(choice.warning)
+    return attachment
+
+
+@task(name="detach-disks", **STEP)
+def detach_disks(attachment: Attachment | None) -> None:
+    """Detach and delete the volume group. What stays behind is a warning, never a failed backup."""
+    if attachment is None:
+        return
+    left = jobs.detach(current_session(), attachment)
+    if left:
+        current_story().warn(left)
+
+
+@task(name="abandon-snapshot", **STEP)
+def abandon_snapshot(snapshot: Snapshot) -> None:
+    """Delete the recovery point of a VM that failed, and keep the old reference (N6)."""
+    try:
+        jobs.abandon_snapshot(current_backup(), snapshot)
+    except NutanixError as error:
+        log.warning("The recovery point of %s is left to the next run: %s", snapshot.vm_name, error)
+
+
+@task(name="settle-snapshot", **STEP)
+def settle_snapshot(snapshot: Snapshot, reference: Reference) -> None:
+    """The new recovery point becomes the reference, and the old one goes (S8, N4)."""
+    try:
+        jobs.settle_snapshot(current_backup(), snapshot, reference)
+    except NutanixError as error:
+        current_story().warn(f"the old reference is left to the next run: {error}")
