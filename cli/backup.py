@@ -1,9 +1,128 @@
-"""Placeholder."""
+"""`ahvault backup`: one session, run from here."""
 
 from __future__ import annotations
 
-EXAMPLES = ""
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.config import Settings, load_settings
+from cli.connections import (
+    cluster_block,
+    open_cluster,
+    open_repository,
+    repository_block,
+    workers_block,
+)
+from cli.exit_codes import ExitCode
+from cli.local_prefect import prepare_prefect, quick_flows
+from cli.options import (
+    ClusterOptions,
+    CommonOptions,
+    RepositoryOptions,
+    WorkerOptions,
+    with_options,
+)
+from cli.output import open_output
+from cli.session_progress import watch_session
+from cli.session_report import session_as_data, view_session
+
+if TYPE_CHECKING:
+    from jobs import BackupJob, SessionResult
+
+EXAMPLES = """Examples:
+
+- `ahvault backup`
+- `ahvault backup web01 db01`
+- `ahvault backup --exclude files01 --job nightly --json`
+"""
 
 
-def backup() -> None:
-    """X."""
+@with_options
+def backup(
+    common: CommonOptions,
+    cluster: ClusterOptions,
+    repository: RepositoryOptions,
+    workers: WorkerOptions,
+    vms: Annotated[
+        list[str] | None,
+        typer.Argument(help="VMs by name or id; by default every VM.", metavar="[VM]..."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(help="A VM to leave out; may be repeated.", metavar="VM"),
+    ] = None,
+    job: Annotated[
+        str, typer.Option(help="Name of the job. Incrementals follow on points of the same job.")
+    ] = "adhoc",
+    parallel_vms: Annotated[
+        int, typer.Option(min=1, max=64, help="How many VMs are processed at the same time.")
+    ] = 2,
+    consistency: Annotated[
+        str, typer.Option(help="What to ask of the cluster: crash or application.")
+    ] = "crash",
+) -> None:
+    """Back up VMs: one new restore point each, incremental wherever that is possible.
+
+    Runs the session in this process and shows how it goes. A VM that fails does not fail the
+    others. Set PREFECT_API_URL to record the run on a Prefect server.
+    """
+    settings = load_settings(common, cluster, repository, workers)
+    output = open_output(as_json=common.as_json)
+    prepare_prefect(verbose=common.verbose)
+    definition = _define_job(job, vms or [], exclude or [], parallel_vms, consistency)
+    result = run_backup(settings, definition)
+    output.result(session_as_data(result), lambda: view_session(result))
+    if result.status in ("failed", "stopped"):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def run_backup(settings: Settings, job: BackupJob) -> SessionResult:
+    """Run one session to its end and return what it did, also when VMs failed.
+
+    `prepare_prefect` must have been called. What is wrong with the settings, the login or a VM's
+    name is found before the embedded server is waited for.
+    """
+    _look_before(settings, job)
+    from flows.backup import backup as session_flow
+    from jobs import SessionFailed, observed_by
+
+    with quick_flows(), watch_session() as observer, observed_by(observer):
+        try:
+            return session_flow(
+                cluster=cluster_block(settings),
+                repository=repository_block(settings),
+                workers=workers_block(settings),
+                job=job,
+            )
+        except SessionFailed as failed:
+            return failed.result
+
+
+def _look_before(settings: Settings, job: BackupJob) -> None:
+    workers_block(settings)
+    with open_repository(settings), open_cluster(settings) as client:
+        for name in (*job.scope.vms, *job.scope.exclude):
+            client.find_vm(name)
+
+
+def _define_job(
+    name: str, vms: list[str], exclude: list[str], parallel_vms: int, consistency: str
+) -> BackupJob:
+    from pydantic import ValidationError
+
+    from jobs import BackupJob, JobInvalid
+
+    try:
+        return BackupJob.model_validate(
+            {
+                "name": name,
+                "scope": {"vms": vms, "exclude": exclude},
+                "parallel_vms": parallel_vms,
+                "consistency": consistency,
+            }
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise JobInvalid(field, first["msg"].removeprefix("Value error, ")) from error

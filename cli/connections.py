@@ -1,13 +1,26 @@
-"""From settings to open handles. The only place in `cli` that reads a secret's value."""
+"""From settings to open handles and blocks. The only place in `cli` that unwraps a secret."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from cli.config import Settings, require_repository_url
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from cli.config import (
+    ClusterSettings,
+    Settings,
+    read_secret_file,
+    require_cluster_url,
+    require_repository_url,
+)
+from cli.errors import ConfigInvalid, SettingMissing, WorkersMissing
 
 if TYPE_CHECKING:
+    from blocks import AhvCluster, BackupRepository, BackupWorkers
+    from nutanix import AhvClient
     from repository import Repository
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def open_repository(settings: Settings) -> Repository:
@@ -16,3 +29,100 @@ def open_repository(settings: Settings) -> Repository:
 
     url = require_repository_url(settings)
     return Repository.open(url, storage_options=settings.repository.storage_options)
+
+
+def open_cluster(settings: Settings) -> AhvClient:
+    """A client of the configured cluster; raises `SettingMissing` or `ConfigInvalid`."""
+    from nutanix import AhvClient, ClusterConnection
+
+    return AhvClient(_build(ClusterConnection, "cluster", _cluster_fields(settings)))
+
+
+def cluster_block(settings: Settings) -> AhvCluster:
+    """The configured cluster as an unsaved block, for a flow of this process."""
+    from blocks import AhvCluster
+
+    fields = _cluster_fields(settings)
+    if "ca_file" in fields:
+        fields["ca_file"] = str(fields["ca_file"].absolute())
+    return _build(AhvCluster, "cluster", fields)
+
+
+def repository_block(settings: Settings) -> BackupRepository:
+    """The configured repository as an unsaved block. Text options of the store are kept secret."""
+    from blocks import BackupRepository
+
+    options = settings.repository.storage_options
+    return BackupRepository(
+        url=require_repository_url(settings),
+        storage_options={name: each for name, each in options.items() if not isinstance(each, str)},
+        storage_secrets={
+            name: SecretStr(each) for name, each in options.items() if isinstance(each, str)
+        },
+    )
+
+
+def workers_block(settings: Settings) -> BackupWorkers:
+    """The configured workers as an unsaved block; raises `SettingMissing` where there is none."""
+    from blocks import BackupWorkers
+    from jobs import WorkerSpec
+
+    if not settings.workers:
+        raise WorkersMissing
+    return BackupWorkers(
+        workers=[
+            WorkerSpec(vm=worker.vm, device_root=str(worker.device_root), slots=worker.slots)
+            for worker in settings.workers
+        ]
+    )
+
+
+def _cluster_fields(settings: Settings) -> dict[str, Any]:
+    """The fields that connection and block share; those that were not given are left out."""
+    cluster = settings.cluster
+    fields: dict[str, Any] = {
+        "url": require_cluster_url(settings),
+        "username": cluster.username,
+        "password": _secret(cluster, "password"),
+        "api_key": _secret(cluster, "api_key"),
+        "ca_file": cluster.ca_file,
+        "verify_tls": cluster.verify_tls,
+        "prism_element_port": cluster.prism_element_port,
+    }
+    if fields["api_key"] is None:
+        _require_login(fields)
+    _require_ca_file(cluster)
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _require_login(fields: dict[str, Any]) -> None:
+    if fields["username"] is None:
+        raise SettingMissing(
+            "cluster", "username", "No user is configured to log in to the cluster"
+        )
+    if fields["password"] is None:
+        purpose = f"No password is configured for user {fields['username']}"
+        raise SettingMissing("cluster", "password_file", purpose)
+
+
+def _require_ca_file(cluster: ClusterSettings) -> None:
+    if cluster.ca_file is not None and not cluster.ca_file.is_file():
+        raise ConfigInvalid("cluster.ca_file", "", f"there is no file {cluster.ca_file}")
+
+
+def _secret(cluster: ClusterSettings, name: str) -> SecretStr | None:
+    value: SecretStr | None = getattr(cluster, name)
+    path = getattr(cluster, f"{name}_file")
+    if value is not None and path is not None:
+        raise ConfigInvalid(f"cluster.{name}", "", f"give either {name} or {name}_file, not both")
+    return read_secret_file(path, f"cluster.{name}_file") if path is not None else value
+
+
+def _build(model: type[Model], section: str, fields: dict[str, Any]) -> Model:
+    """A model of another package from settings; what it refuses is a mistake of the configuration."""
+    try:
+        return model(**fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        setting = ".".join(str(part) for part in (section, *first["loc"]))
+        raise ConfigInvalid(setting, "", first["msg"].removeprefix("Value error, ")) from error

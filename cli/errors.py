@@ -3,14 +3,13 @@
 CliError
 ├── ConfigInvalid      a setting is unknown or has a value that cannot be used
 ├── SettingMissing     the command needs a setting that nobody gave
+├── WorkersMissing     the command moves disks, and no worker VM is configured
 ├── PointUnknown       no restore point goes by that name
 ├── PointAmbiguous     more than one does
 ├── DiskUnknown        the restore point has no such disk
 ├── FileInTheWay       the file to write exists already
 └── DemoFailed         a step or a comparison of the demo did not hold
 """
-
-# ruff: noqa: N818 - the names say what happened; every one of them is plainly an error
 
 from __future__ import annotations
 
@@ -40,6 +39,16 @@ class SettingMissing(CliError):
         super().__init__(
             f"{purpose}. Give {flag}, set AHVAULT_{section.upper()}_{name.upper()}, "
             f"or write `{name}` under [{section}] in ahvault.toml."
+        )
+
+
+class WorkersMissing(CliError):
+    """No worker is configured."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "No worker VM is configured, and one has to move the data. Give --worker VM, set "
+            "AHVAULT_WORKERS, or write a [[workers]] table with `vm` in ahvault.toml."
         )
 
 

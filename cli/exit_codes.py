@@ -44,6 +44,7 @@ _BY_ERROR: dict[str, ExitCode] = {
     "typer.TyperException": ExitCode.USAGE,
     "cli.ConfigInvalid": ExitCode.USAGE,
     "cli.SettingMissing": ExitCode.USAGE,
+    "cli.WorkersMissing": ExitCode.NO_WORKER,
     "cli.FileInTheWay": ExitCode.USAGE,
     "cli.PointUnknown": ExitCode.NOT_FOUND,
     "cli.PointAmbiguous": ExitCode.NOT_FOUND,
@@ -54,11 +55,16 @@ _BY_ERROR: dict[str, ExitCode] = {
     "repository.DiskNotFound": ExitCode.NOT_FOUND,
     "repository.DamagedObject": ExitCode.DAMAGE,
     "repository.RepositoryError": ExitCode.REPOSITORY,
+    "nutanix.NotFound": ExitCode.NOT_FOUND,
+    "nutanix.VmAmbiguous": ExitCode.NOT_FOUND,
+    "nutanix.NutanixError": ExitCode.CLUSTER,
     "jobs.JobInvalid": ExitCode.USAGE,
     "jobs.RestoreRefused": ExitCode.USAGE,
     "jobs.NothingToBackUp": ExitCode.NOT_FOUND,
     "jobs.NoWorker": ExitCode.NO_WORKER,
+    "jobs.SessionStopped": ExitCode.INTERRUPTED,
     "jobs.JobError": ExitCode.FAILED,
+    "prefect.TerminationSignal": ExitCode.TERMINATED,
 }
 
 

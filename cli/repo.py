@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -42,19 +43,24 @@ def init(
 
     The place must be empty or not exist. Nothing that is there already is ever touched.
     """
-    import repository as engine
-
     settings = load_settings(common, repository)
     output = open_output(as_json=common.as_json)
-    options = (
-        engine.RepositoryOptions()
-        if compression_level is None
-        else engine.RepositoryOptions(compression_level=compression_level)
-    )
-    with engine.Repository.create(
+    facts = make_repository(
         url or require_repository_url(settings),
         storage_options=settings.repository.storage_options,
-        options=options,
-    ) as made:
-        facts = {"id": made.id, "url": made.url}
+        compression_level=compression_level,
+    )
     output.result(facts, lambda: [f"Made repository {facts['id']} at {facts['url']}"])
+
+
+def make_repository(
+    url: str, *, storage_options: Mapping[str, Any], compression_level: int | None
+) -> dict[str, str]:
+    """Make a repository and return its id and URL. Raises `RepositoryError`."""
+    import repository as engine
+
+    options = engine.RepositoryOptions()
+    if compression_level is not None:
+        options = engine.RepositoryOptions(compression_level=compression_level)
+    with engine.Repository.create(url, storage_options=storage_options, options=options) as made:
+        return {"id": made.id, "url": made.url}

@@ -1,9 +1,0 @@
-"""Placeholder."""
-
-from __future__ import annotations
-
-EXAMPLES = ""
-
-
-def demo() -> None:
-    """X."""

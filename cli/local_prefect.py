@@ -1,0 +1,74 @@
+"""Running a flow from a terminal: Prefect's settings for it, made before Prefect is imported.
+
+With `PREFECT_API_URL` set, runs are recorded by that server. Without it, Prefect's embedded server
+runs for as long as the command does; its database lies in ahvault's own data directory, so that
+the user's other Prefect work is left alone. Whatever the user set in the environment stays.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cli.config import user_data_dir
+
+log = logging.getLogger(__name__)
+
+_SETTINGS = {
+    "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
+    # The first start creates the database, which alone may take longer than the default of 20 s.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    # A locked SQLite answers 503; five tries, the default, are not enough for several VMs at once.
+    "PREFECT_CLIENT_MAX_RETRIES": "20",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "repository,nutanix,jobs",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+
+
+def prepare_prefect(*, verbose: bool) -> None:
+    """Set what is not set yet. Has an effect only before the first import of `prefect`."""
+    home = user_data_dir(os.environ) / "prefect"
+    # Failures are told once, in our words; Prefect would print each with its traceback.
+    console_level = "INFO" if verbose else "CRITICAL"
+    quiet = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": console_level}
+    for name, value in {**_SETTINGS, **quiet, "PREFECT_HOME": str(home)}.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def quick_flows() -> Iterator[None]:
+    """Flows inside the block end without the second that each spends on joining its heartbeat.
+
+    The heartbeat tells a server that a run is alive; where a server of the user's own watches, it
+    stays on.
+    """
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        temporary_settings,
+    )
+
+    if PREFECT_API_URL.value():
+        yield
+        return
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield
+
+
+def start_server() -> None:
+    """Start the embedded server ahead of the first flow; the flow will find it running.
+
+    Only a head start, for a thread of its own: it raises nothing.
+    """
+    from prefect.client.orchestration import get_client
+
+    try:
+        with get_client(sync_client=True) as client:
+            client.hello()
+    except Exception as error:  # noqa: BLE001 - the flow that follows meets it again and reports it
+        log.info("The embedded server has not answered yet: %s", error)
