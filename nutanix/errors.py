@@ -31,8 +31,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-VMM_30303 = "VMM-30303"
-
 
 @dataclass(frozen=True, slots=True)
 class ClusterMessage:

@@ -123,7 +123,7 @@ class Transport:
         except httpx.TransportError as error:
             return self._lost(error, base_url), None
         self._reached.add(base_url)
-        self._limiter.learn(base_url, family, response.headers)
+        self._limiter.learn(base_url, response.headers)
         if response.is_success:
             try:
                 return read_answer(response, call.purpose)
@@ -137,8 +137,8 @@ class Transport:
             attempt=attempt,
         )
         wanted_s = retry_after_s(response.headers.get("Retry-After"))
-        if refusal.is_rate_limit and wanted_s:
-            self._limiter.pause(base_url, family, wanted_s)
+        if refusal.is_rate_limit:
+            self._limiter.turned_down(base_url, family, response.headers, wanted_s)
         return refusal, wanted_s
 
     def _lost(self, error: httpx.TransportError, base_url: str) -> Refusal:
