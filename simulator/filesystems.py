@@ -174,7 +174,7 @@ def make_disk(
     root = partitions[-1]
     options = f"offset={root.start_bytes},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=1"
     command = f"mke2fs -q -F -t ext4 -b {BLOCK_BYTES} -m 1 -J size=4 -U {disk_id}".split()
-    extended = ["-E", f"{options},hash_seed={disk_id}", "-d", tree]
+    extended: list[str | Path] = ["-E", f"{options},hash_seed={disk_id}", "-d", tree]
     _run([*command, *extended, image, f"{root.size_bytes // KiB}k"])
 
 

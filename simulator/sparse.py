@@ -41,7 +41,7 @@ def merge(extents: Iterable[Extent]) -> list[Extent]:
 
 def align(extents: Iterable[Extent], block_bytes: int) -> list[Extent]:
     """Widen every extent to whole blocks; the last one may then end past the end of the disk."""
-    return merge((s - s % block_bytes, e + -e % block_bytes) for s, e in extents)
+    return merge((s - s % block_bytes, e + -e % block_bytes) for s, e in extents if s < e)
 
 
 def clip(extents: Iterable[Extent], start: int, end: int) -> list[Extent]:
