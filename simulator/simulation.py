@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -94,6 +95,10 @@ class Simulator:
 
     def _start(self, stack: ExitStack) -> None:
         require_tools()
+        # A port that is taken should not cost the seconds that building disks takes.
+        sockets = bind_pair(self._port)
+        for listening in sockets:
+            stack.callback(listening.close)
         state = self._state
         if state is None:
             state = Path(
@@ -106,9 +111,11 @@ class Simulator:
         self.cluster.start()
         self.story = Story(self.cluster)
         self.ca_file, server_file = prepare_certificates(state)
-        self._listen(stack, server_file)
+        self._listen(stack, sockets, server_file)
 
-    def _listen(self, stack: ExitStack, server_file: Path) -> None:
+    def _listen(
+        self, stack: ExitStack, sockets: tuple[socket.socket, socket.socket], server_file: Path
+    ) -> None:
         """Open both listeners. Each must know both addresses, so sockets come before doors."""
         urls: dict[str, str] = {}
         doors: dict[str, Doors] = {}
@@ -119,7 +126,6 @@ class Simulator:
         def element(request: Request) -> Response:
             return doors["element"].respond(request)
 
-        sockets = bind_pair(self._port)
         listeners = (
             Listener(central, sockets[0], server_file, "simulator-central"),
             Listener(element, sockets[1], server_file, "simulator-element"),
