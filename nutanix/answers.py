@@ -118,9 +118,11 @@ def messages_of(body: bytes) -> tuple[ClusterMessage, ...]:
 
 def _message(document: dict[str, Any]) -> ClusterMessage:
     text = str(document.get("message") or "no text")
-    where = document.get("attributePath")
+    where, code, group = (document.get(key) for key in ("attributePath", "code", "errorGroup"))
     return ClusterMessage(
-        f"{where}: {text}" if where else text, document.get("code"), document.get("errorGroup")
+        f"{where}: {text}" if where else text,
+        None if code is None else str(code),
+        None if group is None else str(group),
     )
 
 

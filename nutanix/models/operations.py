@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from nutanix.errors import ClusterMessage
 from nutanix.models.wire import ManyOf, WireModel
@@ -13,7 +13,9 @@ TERMINAL = frozenset({"SUCCEEDED", "FAILED", "CANCELED"})
 
 
 class WireMessage(WireModel):
-    """An `AppMessage`, inside an error answer or inside a task."""
+    """An `AppMessage` inside a task. Gateways send codes as numbers."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     message: str = ""
     code: str | None = None
