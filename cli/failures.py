@@ -53,8 +53,7 @@ def describe(error: BaseException) -> str:
 def _describe_usage_error(error: TyperException) -> str:
     context = getattr(error, "ctx", None)
     hint = f" See `{context.command_path} --help`." if context is not None else ""
-    message = _one_line(error.format_message())
-    return message + ("" if message.endswith((".", "?")) else ".") + hint
+    return _one_line(error.format_message()) + hint
 
 
 def _describe_os_error(error: OSError) -> str:
@@ -64,8 +63,9 @@ def _describe_os_error(error: OSError) -> str:
         return f"{subject}the file system is full. Free some space, then run the command again."
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"{subject}{cause}. Run as a user that may use it, or name another place."
-    return f"{subject}{cause}."
+    return _one_line(f"{subject}{cause}")
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    line = " ".join(text.split())
+    return line if line.endswith((".", "?", "!")) else f"{line}."

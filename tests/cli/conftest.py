@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cli.main import run
+from repository import (
+    DiskSpec,
+    Extent,
+    ExtentKind,
+    FileSource,
+    PointDraft,
+    Repository,
+    WriteSession,
+)
 
 
 @dataclass(frozen=True)
@@ -57,15 +68,76 @@ def ahvault(capfd: pytest.CaptureFixture[str]) -> Ahvault:
 
 
 @pytest.fixture
-def ahvault_process() -> Callable[[Sequence[str]], subprocess.Popen[str]]:
+def ahvault_process() -> Callable[..., subprocess.Popen[str]]:
     """Start the real command as a child process."""
 
-    def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
+    def start(
+        arguments: Sequence[str], preexec_fn: Callable[[], None] | None = None
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-c", "from cli.main import main; main()", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=preexec_fn,  # noqa: PLW1509 - no test holds a lock while it starts one
         )
 
     return start
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A real repository with restore points, and the bytes that were stored in it."""
+
+    path: Path
+    images: dict[str, bytes]
+    """By `VM label`, as of the VM's newest restore point."""
+
+
+def _image(seed: int) -> bytes:
+    """Three chunks and a bit: text, zeros, noise, a short end."""
+    text = b"".join(b"%d line %06d\n" % (seed, number) for number in range(90_000))[: 1024 * 1024]
+    noise = random.Random(seed).randbytes(1024 * 1024)
+    return text + bytes(1024 * 1024) + noise + b"end"
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Stored:
+    """Two VMs: db01 with two disks and two restore points, web01 with one of each."""
+    images = {"db01 scsi.0": _image(1), "db01 scsi.1": _image(2), "web01 scsi.0": _image(3)}
+    path = tmp_path / "store"
+    with Repository.create(str(path)) as repository:
+        with repository.write_session("session-1") as session:
+            older = {**images, "db01 scsi.0": images["db01 scsi.0"][:-3] + b"old"}
+            _commit(session, tmp_path, "db01", older, hour=8)
+            _commit(session, tmp_path, "web01", images, hour=8)
+        with repository.write_session("session-2") as session:
+            _commit(session, tmp_path, "db01", images, hour=9)
+    return Stored(path, images)
+
+
+def _commit(
+    session: WriteSession, folder: Path, vm: str, images: dict[str, bytes], *, hour: int
+) -> None:
+    records = []
+    for name, image in images.items():
+        vm_name, label = name.split()
+        if vm_name != vm:
+            continue
+        file = folder / "source.img"
+        file.write_bytes(image)
+        with FileSource(file) as source:
+            spec = DiskSpec(disk_id=f"id-of-{vm}-{label}", size_bytes=len(image), label=label)
+            whole = [Extent(0, len(image), ExtentKind.DATA)]
+            records.append(session.write_disk(spec, source, whole, None, read_method="all"))
+    session.commit(
+        PointDraft(
+            vm_id=f"id-of-{vm}",
+            vm_name=vm,
+            job="test",
+            session_id="s",
+            created_at=datetime(2026, 11, 23, hour, tzinfo=UTC),
+            consistency="crash",
+            disks=tuple(records),
+        )
+    )
