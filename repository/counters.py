@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -15,7 +15,8 @@ class TransferFigures(BaseModel):
     """A frozen sample of the counters of one disk transfer.
 
     Bytes count plain disk bytes, except `stored_bytes`, which went to the store (or came from it,
-    for a restore). Seconds are busy time summed over threads, so they may exceed the wall time.
+    for a restore). Seconds are summed over threads, so they may exceed the wall time: `compute_s` is time
+    on a core, `read_s` and `upload_s` time spent waiting for the source and the store.
     `read = zero + known + new` once a backup has ended; zeros claimed unread are not counted.
     """
 
@@ -71,13 +72,13 @@ class TransferCounters:
                 setattr(self, name, getattr(self, name) + amount)
 
     @contextmanager
-    def timing(self, name: str) -> Iterator[None]:
+    def timing(self, name: str, seconds: Callable[[], float] = perf_counter) -> Iterator[None]:
         """Add the seconds that the body takes to the counter of this name."""
-        start_s = perf_counter()
+        start_s = seconds()
         try:
             yield
         finally:
-            self.add(**{name: perf_counter() - start_s})
+            self.add(**{name: seconds() - start_s})
 
     def figures(self) -> TransferFigures:
         """A consistent sample."""

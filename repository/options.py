@@ -14,7 +14,7 @@ class RepositoryOptions:
 
     chunk_size_bytes: int = MiB
     """A power of two from 64 KiB to 16 MiB."""
-    compression_level: int = 1
+    compression_level: int = 3
     """zstd level, 1 to 19."""
     pack_target_bytes: int = 36 * MiB
     """A pack is finished when it has reached this size; from 64 KiB to 256 MiB."""

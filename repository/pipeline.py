@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from time import thread_time
 
 import numpy as np
 
@@ -95,7 +96,7 @@ class BatchReader:
     def process(self, batch: Batch) -> list[Outcome]:
         """The outcome of each chunk of the batch, in order."""
         chunks = self._read(batch)
-        with self._counters.timing("compute_s"):
+        with self._counters.timing("compute_s", thread_time):
             outcomes = self._known(batch, chunks)
             return [
                 self._compressed(chunk, *found)

@@ -1,0 +1,177 @@
+"""Engine speed beside zstd over the same bytes, in one run: `python -m tests.bench --help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from repository.options import RepositoryOptions
+from tests.bench import steps
+from tests.bench.image import change_disk, default_tree, make_disk, same_content, write_dense
+
+MiB = 1024 * 1024
+GiB = 1024 * MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    work: str
+    plain_bytes: int
+    cost: dict[str, Any]
+
+    def cells(self) -> list[str]:
+        wall_s, cpu_s = self.cost["wall_s"], self.cost["cpu_s"]
+        peak = f"{self.cost['peak_mib']:.0f}" if "peak_mib" in self.cost else "-"
+        stored = f"{self.cost['stored_bytes'] / MiB:.0f}" if "stored_bytes" in self.cost else "-"
+        return [
+            self.work,
+            f"{self.plain_bytes / MiB:.0f}",
+            f"{wall_s:.2f}",
+            f"{cpu_s:.2f}",
+            f"{self.plain_bytes / MiB / wall_s:.0f}",
+            f"{100 * cpu_s / wall_s / (os.cpu_count() or 1):.0f}",
+            stored,
+            peak,
+            str(self.cost.get("requests", "-")),
+        ]
+
+
+def main() -> None:
+    options = parse_arguments()
+    if options.step:
+        steps.main(options.step)
+        return
+    with tempfile.TemporaryDirectory(prefix="ahvault-bench-", dir=options.dir) as folder:
+        run(Path(folder), options)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--size", type=float, default=4, help="size of the disk in GiB (default 4)")
+    parser.add_argument("--tree", type=Path, default=default_tree(), help="files to fill it with")
+    parser.add_argument("--level", type=int, default=RepositoryOptions().compression_level)
+    parser.add_argument("--dir", type=Path, help="where to work (default: the temporary folder)")
+    parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def run(folder: Path, options: argparse.Namespace) -> None:
+    disk, changed, dense = folder / "disk", folder / "changed", folder / "dense"
+    make_disk(disk, int(options.size * GiB), options.tree)
+    extents = change_disk(disk, changed, share=0.01)
+    (folder / "extents.json").write_text(
+        json.dumps([[extent.start_bytes, extent.end_bytes] for extent in extents])
+    )
+    data_bytes = write_dense(disk, dense)
+    changed_bytes = sum(extent.length_bytes for extent in extents)
+    rows, ratios = measure(folder, options.level, data_bytes, changed_bytes)
+    print_table(rows, options.level, disk.stat().st_size, data_bytes)
+    for line in ratios:
+        print(line)
+
+
+def measure(
+    folder: Path, level: int, data_bytes: int, changed_bytes: int
+) -> tuple[list[Row], list[str]]:
+    url, dense, packed = str(folder / "repository"), folder / "dense", folder / "dense.zst"
+    level_flags = [f"-{level}", f"-T{os.cpu_count()}"]
+    run_step("create", url, str(level))
+    disk, changed = str(folder / "disk"), str(folder / "changed")
+    zstd = run_zstd(*level_flags, "-f", str(dense), "-o", str(packed))
+    full = run_step("backup", url, disk, "-", "-", "full")
+    reread = run_step("backup", url, disk, "-", "full", "reread")
+    clone = run_step("backup", url, disk, "-", "-", "clone")
+    part = run_step("backup", url, changed, str(folder / "extents.json"), "full", "part")
+    unzstd = run_zstd("-d", "-f", str(packed), "-o", str(folder / "unpacked"))
+    (folder / "unpacked").unlink()
+    restore = run_step("restore", url, part["point"], str(folder / "restored"))
+    if not same_content(folder / "changed", folder / "restored"):
+        raise SystemExit("the restored disk differs from its source")
+    small = run_step("scale", url, str(16 * GiB))
+    large = run_step("scale", url, str(1024 * GiB))
+    packed_bytes = packed.stat().st_size
+    rows = [
+        Row(f"zstd -{level}, all cores", data_bytes, {**zstd, "stored_bytes": packed_bytes}),
+        Row("full", data_bytes, full),
+        Row("re-read, nothing changed", data_bytes, reread),
+        Row("second disk, all known", data_bytes, clone),
+        Row("incremental, 1 % changed", changed_bytes, part),
+        Row("zstd -d", data_bytes, unzstd),
+        Row("restore to a sparse file", data_bytes, restore),
+        Row("64 MiB changed of 16 GiB", 64 * MiB, small),
+        Row("64 MiB changed of 1 TiB", 64 * MiB, large),
+    ]
+    cores = os.cpu_count() or 1
+    ratios = [
+        f"full: CPU {full['cpu_s'] / zstd['cpu_s']:.2f} x zstd",
+        f"full: wall {full['wall_s'] / zstd['wall_s']:.2f} x zstd",
+        f"full: stored {full['stored_bytes'] / packed_bytes:.2f} x zstd",
+        f"full: {full['requests']} requests; the budget allows {full['stored_bytes'] / (32 * MiB) + 4:.0f}",
+        f"restore: wall {restore['wall_s'] / (unzstd['cpu_s'] / cores):.2f} x (CPU of zstd -d / cores)",
+        f"64 MiB changed: 1 TiB takes {large['wall_s'] - small['wall_s']:.2f} s more than 16 GiB",
+    ]
+    return rows, ratios
+
+
+def run_step(*arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.bench", "--step", *arguments]
+    result: dict[str, Any] = json.loads(
+        subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    )
+    return result
+
+
+def run_zstd(*arguments: str) -> dict[str, Any]:
+    program = shutil.which("zstd")
+    if program is None:
+        raise SystemExit("the bench needs the zstd program to compare with")
+    before, start_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run([program, "-q", *arguments], check=True)
+    os.sync()
+    wall_s, after = time.perf_counter() - start_s, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"wall_s": wall_s, "cpu_s": cpu_s}
+
+
+def print_table(rows: list[Row], level: int, size_bytes: int, data_bytes: int) -> None:
+    print(
+        f"disk of {size_bytes / GiB:.0f} GiB, {data_bytes / MiB:.0f} MiB of it data; level {level}; {os.cpu_count()} cores\n"
+    )
+    head = [
+        "work",
+        "MiB",
+        "wall s",
+        "CPU s",
+        "MiB/s",
+        "cores %",
+        "stored MiB",
+        "peak MiB",
+        "requests",
+    ]
+    table = [head, *(row.cells() for row in rows)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(head))]
+    for number, line in enumerate(table):
+        cells = [
+            line[0].ljust(widths[0]),
+            *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)),
+        ]
+        print("| " + " | ".join(cells) + " |")
+        if number == 0:
+            print("| " + " | ".join("-" * width for width in widths) + " |")
+    print()
+
+
+if __name__ == "__main__":
+    main()
