@@ -15,7 +15,7 @@ from cli.connections import (
     workers_block,
 )
 from cli.exit_codes import ExitCode
-from cli.local_prefect import prepare_prefect, quick_flows
+from cli.local_prefect import flows_ready, prepare_prefect
 from cli.options import (
     ClusterOptions,
     CommonOptions,
@@ -87,7 +87,7 @@ def run_backup(settings: Settings, job: BackupJob) -> SessionResult:
     from flows.backup import backup as session_flow
     from jobs import SessionFailed, observed_by
 
-    with quick_flows(), watch_session() as observer, observed_by(observer):
+    with flows_ready(), watch_session() as observer, observed_by(observer):
         try:
             return session_flow(
                 cluster=cluster_block(settings),

@@ -8,6 +8,7 @@ CliError
 ├── PointAmbiguous     more than one does
 ├── DiskUnknown        the restore point has no such disk
 ├── FileInTheWay       the file to write exists already
+├── PrefectUnavailable neither a Prefect server nor the embedded one answers
 └── DemoFailed         a step or a comparison of the demo did not hold
 """
 
@@ -91,6 +92,20 @@ class FileInTheWay(CliError):
     def __init__(self, path: Path) -> None:
         self.path = path
         super().__init__(f"{path} exists already. Name another file, or add --force to replace it.")
+
+
+class PrefectUnavailable(CliError):
+    """No Prefect server answers. `url` is that of the configured one, `None` for the embedded."""
+
+    def __init__(self, url: str | None, reason: str) -> None:
+        self.url, self.reason = url, reason
+        super().__init__(
+            f"The Prefect server at {url} does not answer: {reason}. Start it, or unset "
+            "PREFECT_API_URL to use the embedded one."
+            if url
+            else f"Prefect's embedded server did not start: {reason}. Run the command again; "
+            "--verbose shows more."
+        )
 
 
 class DemoFailed(CliError):

@@ -7,14 +7,13 @@ the user's other Prefect work is left alone. Whatever the user set in the enviro
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from cli.config import user_data_dir
-
-log = logging.getLogger(__name__)
+from cli.errors import PrefectUnavailable
 
 _SETTINGS = {
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
@@ -31,8 +30,12 @@ _SETTINGS = {
 
 
 def prepare_prefect(*, verbose: bool) -> None:
-    """Set what is not set yet. Has an effect only before the first import of `prefect`."""
-    home = user_data_dir(os.environ) / "prefect"
+    """Set what is not set yet. Has an effect only before the first import of `prefect`.
+
+    Raises OSError when there is no place for the embedded server's database.
+    """
+    home = Path(os.environ.get("PREFECT_HOME") or user_data_dir(os.environ) / "prefect")
+    home.mkdir(parents=True, exist_ok=True)
     # Failures are told once, in our words; Prefect would print each with its traceback.
     console_level = "INFO" if verbose else "CRITICAL"
     quiet = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": console_level}
@@ -41,11 +44,12 @@ def prepare_prefect(*, verbose: bool) -> None:
 
 
 @contextmanager
-def quick_flows() -> Iterator[None]:
-    """Flows inside the block end without the second that each spends on joining its heartbeat.
+def flows_ready() -> Iterator[None]:
+    """Inside the block a server answers and flows run quickly; raises `PrefectUnavailable`.
 
-    The heartbeat tells a server that a run is alive; where a server of the user's own watches, it
-    stays on.
+    A flow on the embedded server ends without the second that each spends on joining its
+    heartbeat: that tells a server that a run is alive, and nobody watches this one. Where a server
+    of the user's own watches, it stays on.
     """
     from prefect.settings import (
         PREFECT_API_URL,
@@ -53,6 +57,7 @@ def quick_flows() -> Iterator[None]:
         temporary_settings,
     )
 
+    start_server()
     if PREFECT_API_URL.value():
         yield
         return
@@ -61,14 +66,17 @@ def quick_flows() -> Iterator[None]:
 
 
 def start_server() -> None:
-    """Start the embedded server ahead of the first flow; the flow will find it running.
+    """Return once the configured server, or else the embedded one, answers.
 
-    Only a head start, for a thread of its own: it raises nothing.
+    Thread-safe; a second call finds the server running. Raises `PrefectUnavailable`.
     """
+    from httpx import HTTPError
     from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
 
+    url = PREFECT_API_URL.value()
     try:
         with get_client(sync_client=True) as client:
-            client.hello()
-    except Exception as error:  # noqa: BLE001 - the flow that follows meets it again and reports it
-        log.info("The embedded server has not answered yet: %s", error)
+            client.hello().raise_for_status()
+    except (RuntimeError, HTTPError, OSError) as error:
+        raise PrefectUnavailable(url, str(error)) from error

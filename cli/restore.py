@@ -16,7 +16,7 @@ from cli.connections import (
     workers_block,
 )
 from cli.figures import human_bytes, human_duration
-from cli.local_prefect import prepare_prefect, quick_flows
+from cli.local_prefect import flows_ready, prepare_prefect
 from cli.options import (
     ClusterOptions,
     CommonOptions,
@@ -87,7 +87,7 @@ def run_restore(
     from flows.restore import restore_vm
     from jobs import observed_by
 
-    with quick_flows(), watch_session() as observer, observed_by(observer):
+    with flows_ready(), watch_session() as observer, observed_by(observer):
         return restore_vm(
             cluster=cluster_block(settings),
             repository=repository_block(settings),
