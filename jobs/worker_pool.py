@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.errors import SessionStopped
+from jobs.errors import NoWorker, SessionStopped
 from jobs.journal import Entry, Journal, all_entries, live_sessions
 from jobs.model import WorkerSpec
 from jobs.workers import WorkerChoice, WorkerState, rank_workers
@@ -49,24 +50,19 @@ class WorkerPool:
         self._changed = threading.Condition()
 
     def prepare(self) -> list[str]:
-        """Find and power on every enabled worker (W9); returns the ids of the worker VMs.
+        """Find, power on and test every enabled worker (W9); returns the ids of all worker VMs.
 
         Powering on first and choosing after is what makes the same-host rule decidable: a stopped
-        VM has no host (`nutanix-v4 §13`). A worker that fails is marked unusable and told in the log.
+        VM has no host (`nutanix-v4 §13`). A worker that fails is told in the log and not used.
+        Raises `NoWorker` when none is left, before anything was asked of the protected VMs.
         """
-        for member in self._members.values():
-            if not member.spec.enabled:
-                member.unusable = "disabled"
-                continue
-            try:
-                member.vm = self._client.find_vm(member.spec.vm)
-                member.vm = self._power_on(member, member.vm)
-                member.unusable = _self_test(member.spec)
-            except NutanixError as error:
-                member.unusable = str(error)
-            if member.unusable:
-                log.warning("Worker %s cannot be used: %s", member.spec.vm, member.unusable)
-        return [member.vm.id for member in self._members.values() if member.vm is not None]
+        members = list(self._members.values())
+        with ThreadPoolExecutor(max_workers=max(1, len(members))) as threads:
+            list(threads.map(self._prepare_one, members))
+        if all(member.unusable for member in members):
+            reasons = {each.spec.vm: each.unusable or "" for each in members}
+            raise NoWorker("move data", reasons)
+        return [member.vm.id for member in members if member.vm is not None]
 
     def take(
         self,
@@ -120,6 +116,20 @@ class WorkerPool:
                 log.warning("Worker %s was not powered off: %s", member.spec.vm, error)
             else:
                 member.entry = None
+
+    def _prepare_one(self, member: _Member) -> None:
+        try:
+            member.vm = self._client.find_vm(member.spec.vm)
+            if not member.spec.enabled:
+                member.unusable = "disabled"
+                return
+            member.unusable = _self_test(member.spec)
+            if member.unusable is None:
+                member.vm = self._power_on(member, member.vm)
+        except NutanixError as error:
+            member.unusable = str(error)
+        if member.unusable:
+            log.warning("Worker %s cannot be used: %s", member.spec.vm, member.unusable)
 
     def _state(self, member: _Member, failed: Mapping[str, str]) -> WorkerState:
         vm = member.vm
