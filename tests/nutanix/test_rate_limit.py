@@ -1,0 +1,102 @@
+"""Keeping below the cluster's limits without spinning (§8)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from nutanix import AhvClient
+from nutanix.rate_limit import RateLimiter, endpoint_family
+
+LIMITS = {"X-Api-Ratelimit-Limit": "1", "X-Api-Ratelimit-Refresh-Period-Seconds": "1"}
+
+
+@pytest.mark.parametrize(
+    ("path", "family"),
+    [
+        ("/vmm/v4.3/ahv/config/vms", "GET /vmm/v4.3/ahv/config/vms"),
+        ("/vmm/v4.3/ahv/config/vms/0006555e-aaaa-185b-0000-0123456789ab/$actions/power-on",
+         "GET /vmm/v4.3/ahv/config/vms/{}/$actions/power-on"),
+        ("/prism/v4.4/config/tasks/ZXJnb24%3D%3A4a1c6a0e-0000-4000-8000-0123456789ab",
+         "GET /prism/v4.4/config/tasks/{}"),
+        ("/dataprotection/v4.0/content/recovery-points", "GET /dataprotection/v4.0/content/recovery-points"),
+    ],
+)  # fmt: skip
+def test_ids_do_not_make_families(path, family):
+    """All calls of one kind share a limit, whatever object they are about."""
+    assert endpoint_family("GET", path) == family
+
+
+def test_an_announced_limit_alone_costs_nothing(client, prism, clock):
+    """A cluster that announces one call per second and enforces none is not waited for."""
+    prism.on("GET", "vms$", prism.reply([], headers={**LIMITS, "X-Api-Ratelimit-Remaining": "0"}))
+    for _ in range(5):
+        client.vms()
+    assert clock.elapsed_s == 0
+
+
+def test_an_enforced_limit_is_kept_from_then_on(client, prism, clock):
+    """After one refusal the family is paced at its announced rate; other families are not."""
+    prism.on("GET", "vms$", prism.refusal(429, headers=LIMITS), prism.reply([]))
+    client.vms()
+    before_s = clock.elapsed_s
+    for _ in range(10):
+        client.vms()
+    assert 10 <= clock.elapsed_s - before_s <= 11
+    prism.on("GET", "hosts$", prism.reply([]))
+    before_s = clock.elapsed_s
+    for _ in range(10):
+        client.hosts()
+    assert clock.elapsed_s == before_s
+
+
+def test_an_exhausted_host_pauses_every_family(clock):
+    """X-Ratelimit-Remaining 0 stops all calls to that host for the time it says."""
+    limiter = RateLimiter(clock)
+    limiter.learn("pc", {"X-Ratelimit-Remaining": "0", "X-Ratelimit-Reset": "3"})
+    limiter.acquire("elsewhere", "GET /a")
+    assert clock.elapsed_s == 0
+    limiter.acquire("pc", "GET /a")
+    assert clock.elapsed_s == 3
+
+
+def test_nonsense_headers_are_ignored(clock):
+    """Limits that are no numbers, or zero, do not stop the client."""
+    limiter = RateLimiter(clock)
+    limiter.learn("pc", {"X-Ratelimit-Remaining": "none"})
+    limiter.turned_down("pc", "f", {"X-Api-Ratelimit-Limit": "0"}, None)
+    limiter.acquire("pc", "f")
+    assert clock.elapsed_s == 0
+
+
+def test_32_threads_share_a_tight_limit(connection):
+    """32 parallel callers against one call per 100 ms all succeed, in order of the limit, without
+    busy waiting: hardly more calls are sent than needed, and hardly any CPU is used."""
+    period_s, lock = 0.1, threading.Lock()
+    headers = {**LIMITS, "X-Api-Ratelimit-Refresh-Period-Seconds": str(period_s)}
+    state = {"next_s": 0.0, "refused": 0}
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.method == "OPTIONS":
+            return httpx.Response(200, json={"data": "v4.3"})
+        with lock:
+            now_s = time.monotonic()
+            if now_s < state["next_s"]:
+                state["refused"] += 1
+                return httpx.Response(429, headers=headers, json={})
+            state["next_s"] = now_s + period_s * 0.7
+        return httpx.Response(200, headers=headers, json={"data": {"extId": "v"}})
+
+    with AhvClient(connection, transport=httpx.MockTransport(handle)) as client:
+        cpu_s, wall_s = time.process_time(), time.monotonic()
+        with ThreadPoolExecutor(32) as pool:
+            found = list(pool.map(client.vm, [f"v{place}" for place in range(32)]))
+        cpu_s, wall_s = time.process_time() - cpu_s, time.monotonic() - wall_s
+    assert len(found) == 32
+    assert state["refused"] < 48
+    assert wall_s < 8
+    assert cpu_s < 0.5 * wall_s
