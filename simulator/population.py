@@ -11,18 +11,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from simulator import content
-from simulator.api.prism import category
 from simulator.clock import stamp
-from simulator.cluster import Cluster, seeded_id
+from simulator.cluster import Cluster
 from simulator.documents import Document
 from simulator.filesystems import make_disk
+from simulator.hardware import address_of, disk_document, put_vm, reference
+from simulator.infrastructure import own_id, put_infrastructure
 from simulator.recovery_points import put_point
 from simulator.sparse import MiB
 from simulator.tasks import RunningTask
-from simulator.vms import address_of, build_vm, disk_document, put_new_vm, put_vm, reference
+from simulator.vms import build_vm, put_new_vm
 from simulator.volume_groups import put_new_group
 
 Fill = Callable[[Path, int], None]
@@ -112,7 +112,7 @@ def populate(cluster: Cluster, size: float) -> None:
     with tempfile.TemporaryDirectory(prefix="build-", dir=cluster.state) as name:
         vdisks = _build_disks(cluster, plans, size, Path(name))
     with cluster.documents.change():
-        _put_infrastructure(cluster)
+        put_infrastructure(cluster)
         for plan in plans:
             _put_vm(cluster, plan, vdisks)
         _put_strangers(cluster)
@@ -137,173 +137,25 @@ def _build_disks(
         return dict(pool.map(build, disks))
 
 
-# -- clusters, hosts, networks ---------------------------------------------------------------------
-
-
-def _id(cluster: Cluster, name: str) -> str:
-    return seeded_id(cluster.seed, name)
-
-
-def _put_infrastructure(cluster: Cluster) -> None:
-    aos, central = "0006555e" + _id(cluster, "aos")[8:], _id(cluster, "central")
-    put = cluster.documents.put
-    hosts = [_host(cluster, number, aos) for number in (1, 2)]
-    put("cluster", aos, _aos_cluster(aos, hosts), {"is_aos": True})
-    put("cluster", central, _central_cluster(central), {"is_aos": False})
-    for host in hosts:
-        put("host", host["extId"], host)
-    for name in ("default-container", "archive-container"):
-        container = _container(_id(cluster, name), name, aos)
-        put("storage_container", container["containerExtId"], container)
-    for vlan in (10, 20):
-        subnet = _subnet(_id(cluster, f"vlan-{vlan}"), vlan, aos)
-        put("subnet", subnet["extId"], subnet)
-    pairs = (
-        "Environment/production",
-        "Environment/office",
-        "Tier/web",
-        "Tier/database",
-        "Role/worker",
-    )
-    for pair in pairs:
-        key, value = pair.split("/")
-        put("category", _id(cluster, pair), category(_id(cluster, pair), key, value))
-
-
-def _address(value: str) -> Document:
-    inner = {"$objectType": "common.v1.config.IPv4Address", "value": value, "prefixLength": 32}
-    return {"$objectType": "common.v1.config.IPAddress", "ipv4": inner}
-
-
-def _object(kind: str, /, **fields: Any) -> Document:
-    return {"$objectType": f"clustermgmt.v4.config.{kind}", **fields}
-
-
-def _aos_cluster(ext_id: str, hosts: list[Document]) -> Document:
-    nodes = [
-        _object(
-            "NodeListItemReference",
-            nodeUuid=h["extId"],
-            hostIp=h["hypervisor"]["externalAddress"],
-            controllerVmIp=h["controllerVm"]["externalAddress"],
-        )
-        for h in hosts
-    ]
-    return _object(
-        "Cluster",
-        extId=ext_id,
-        name="sim-cluster",
-        config=_object(
-            "ClusterConfigReference",
-            buildInfo=_object(
-                "BuildReference", version="7.5", fullVersion="el8.5-release-7.5-stable"
-            ),
-            hypervisorTypes=["AHV"],
-            clusterFunction=["AOS"],
-            clusterArch="X86_64",
-            isAvailable=True,
-            operationMode="NORMAL",
-            timezone="UTC",
-        ),
-        network=_object(
-            "ClusterNetworkReference",
-            externalAddress=_address("127.0.0.2"),
-            externalDataServiceIp=_address("127.0.0.1"),
-        ),
-        nodes=_object("NodeReference", numberOfNodes=len(nodes), nodeList=nodes),
-        vmCount=5,
-    )
-
-
-def _central_cluster(ext_id: str) -> Document:
-    """Prism Central's own entry, which is no place for VMs (§19)."""
-    return _object(
-        "Cluster",
-        extId=ext_id,
-        name="sim-central",
-        config=_object(
-            "ClusterConfigReference",
-            buildInfo=_object("BuildReference", version="pc.7.5"),
-            hypervisorTypes=["$UNKNOWN"],
-            clusterFunction=["PRISM_CENTRAL"],
-            isAvailable=True,
-        ),
-        network=_object("ClusterNetworkReference", externalAddress=_address("127.0.0.1")),
-    )
-
-
-def _host(cluster: Cluster, number: int, aos: str) -> Document:
-    return _object(
-        "Host",
-        extId=_id(cluster, f"host-{number}"),
-        hostName=f"host-{number}",
-        hostType="HYPER_CONVERGED",
-        cluster=_object("ClusterReference", uuid=aos, name="sim-cluster"),
-        hypervisor=_object(
-            "HypervisorReference",
-            externalAddress=_address(f"192.0.2.{20 + number}"),
-            fullName="Nutanix 20251021.1",
-            type="AHV",
-            state="ACROPOLIS_NORMAL",
-            acropolisConnectionState="CONNECTED",
-        ),
-        controllerVm=_object(
-            "ControllerVmReference", externalAddress=_address(f"192.0.2.{30 + number}")
-        ),
-        maintenanceState="normal",
-        nodeStatus="NORMAL",
-        numberOfCpuCores=16,
-        memorySizeBytes=256 << 30,
-        firmwareFlavour="blue",
-    )
-
-
-def _container(ext_id: str, name: str, aos: str) -> Document:
-    return _object(
-        "StorageContainer",
-        containerExtId=ext_id,
-        name=name,
-        clusterExtId=aos,
-        clusterName="sim-cluster",
-        maxCapacityBytes=8 << 40,
-        replicationFactor=2,
-        isCompressionEnabled=True,
-        isInternal=False,
-        isEncrypted=False,
-        isMarkedForRemoval=False,
-        onDiskDedup="OFF",
-    )
-
-
-def _subnet(ext_id: str, vlan: int, aos: str) -> Document:
-    return {
-        "$objectType": "networking.v4.config.Subnet",
-        "extId": ext_id,
-        "name": f"vlan-{vlan}",
-        "subnetType": "VLAN",
-        "networkId": vlan,
-        "clusterReference": aos,
-        "clusterReferenceList": [aos],
-        "isExternal": False,
-        "isAdvancedNetworking": False,
-    }
-
-
 # -- VMs and what others left ----------------------------------------------------------------------
 
 
 def _put_vm(cluster: Cluster, plan: VmPlan, vdisks: dict[str, str]) -> None:
-    ext_id, host = _id(cluster, plan.name), _id(cluster, plan.host)
+    ext_id, host = own_id(cluster, plan.name), own_id(cluster, plan.host)
     spec: Document = {
         "name": plan.name,
         "description": f"Simulated: {plan.name}",
         "numSockets": 2,
         "memorySizeBytes": 4 << 30,
         "categories": [
-            reference("CategoryReference", _id(cluster, pair)) for pair in plan.categories
+            reference("CategoryReference", own_id(cluster, pair)) for pair in plan.categories
         ],
         "nics": [
-            {"nicNetworkInfo": {"subnet": reference("SubnetReference", _id(cluster, plan.subnet))}}
+            {
+                "nicNetworkInfo": {
+                    "subnet": reference("SubnetReference", own_id(cluster, plan.subnet))
+                }
+            }
         ],
         "cdRoms": [{}],
         "guestTools": _guest_tools(plan),
@@ -318,14 +170,14 @@ def _put_vm(cluster: Cluster, plan: VmPlan, vdisks: dict[str, str]) -> None:
         spec["machineType"] = "Q35"
     task = RunningTask("", "", {}, cluster.documents, cluster.clock)
     document, _groups = build_vm(cluster, task, ext_id, spec)
-    container = _id(cluster, "default-container")
+    container = own_id(cluster, "default-container")
     document["disks"] = [
         disk_document(cluster, vdisks[disk.name], address_of("SCSI", index), container)
         for index, disk in enumerate(plan.disks)
     ]
-    record = put_new_vm(cluster, document, affinity_host=host, is_worker=plan.is_worker)
+    put_new_vm(cluster, document, affinity_host=host, is_worker=plan.is_worker)
     if plan.is_on:
-        put_vm(cluster, record, powerState="ON", host=reference("HostReference", host))
+        put_vm(cluster, ext_id, powerState="ON", host=reference("HostReference", host))
 
 
 def _guest_tools(plan: VmPlan) -> Document:
@@ -341,10 +193,10 @@ def _guest_tools(plan: VmPlan) -> Document:
 
 def _put_strangers(cluster: Cluster) -> None:
     """Another product's recovery point and volume group, and a template's snapshot: not ours to touch."""
-    worker = cluster.require("vm", _id(cluster, WORKERS[0]))
+    worker = cluster.require("vm", own_id(cluster, WORKERS[0]))
     later = stamp(cluster.clock.now() + timedelta(days=3650))
     for name in ("VmTemplateRP_golden", "nightly-of-another-product"):
-        point, vm_point = _id(cluster, name), _id(cluster, f"{name}/vm")
+        point, vm_point = own_id(cluster, name), own_id(cluster, f"{name}/vm")
         ids = {"extId": point, "vmPoints": {worker.ext_id: vm_point}, "vgPoints": {}}
         with cluster.disks.hold(worker.private["vdisks"]):
             put_point(cluster, point, {"name": name, "expirationTime": later}, [worker], [], ids)
@@ -359,6 +211,6 @@ def _put_strangers(cluster: Cluster) -> None:
         "extId": disk_id,
         "index": 0,
         "diskSizeBytes": 64 * MiB,
-        "storageContainerId": _id(cluster, "default-container"),
+        "storageContainerId": own_id(cluster, "default-container"),
     }
-    put_new_group(cluster, _id(cluster, "somebody-elses-group"), spec, [disk])
+    put_new_group(cluster, own_id(cluster, "somebody-elses-group"), spec, [disk])

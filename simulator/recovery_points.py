@@ -12,8 +12,9 @@ from simulator.clock import parse_stamp, stamp
 from simulator.cluster import Cluster, operation, refuse
 from simulator.documents import Document, Record
 from simulator.errors import NotFoundError
+from simulator.hardware import VM_REL, require_vm
 from simulator.tasks import RunningTask
-from simulator.vms import VM_REL, build_vm, clone_recovered_disks, put_new_vm, require_vm
+from simulator.vms import build_vm, clone_recovered_disks, put_new_vm
 from simulator.volume_groups import GROUP_REL, put_new_group, require_group
 from simulator.volume_groups import clone_recovered_disks as clone_group_disks
 

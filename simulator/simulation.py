@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from simulator.api import dataprotection, inventory, prism, vmm, volumes
+from simulator.api import dataprotection, iam, images, inventory, prism, vm_devices, vmm, volumes
 from simulator.api.admin import administrator
 from simulator.api.doors import ADMIN_PATH, USERNAME, Doors, Request, Response
 from simulator.clock import Clock
@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 CATALOGUES = [
     vmm.catalogue,
+    vm_devices.catalogue,
+    images.catalogue,
+    iam.catalogue,
     dataprotection.catalogue,
     volumes.catalogue,
     prism.catalogue,

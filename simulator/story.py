@@ -12,9 +12,7 @@ from simulator import guests
 from simulator.cluster import OPERATIONS, Cluster
 from simulator.documents import Document, Record
 from simulator.errors import GuestError, NotFoundError
-from simulator.sparse import Extent
-from simulator.tasks import RunningTask
-from simulator.vms import (
+from simulator.hardware import (
     address_of,
     disk_document,
     free_index,
@@ -22,6 +20,8 @@ from simulator.vms import (
     put_vm,
     scsi_indexes,
 )
+from simulator.sparse import Extent
+from simulator.tasks import RunningTask
 
 
 class Story:
@@ -118,7 +118,7 @@ class Story:
         with self._cluster.documents.change():
             record = self._vm(vm)
             disks = [self._sized(d, record) for d in record.document["disks"]]
-            put_vm(self._cluster, record, disks=disks)
+            put_vm(self._cluster, record.ext_id, disks=disks)
 
     def _sized(self, disk: Document, vm: Record) -> Document:
         if disk["extId"] not in vm.private["vdisks"]:
@@ -134,7 +134,7 @@ class Story:
             record = self._vm(vm)
             index = free_index(scsi_indexes(self._cluster, record.document, record.ext_id))
             added = disk_document(self._cluster, vdisk, address_of("SCSI", index), container)
-            put_vm(self._cluster, record, disks=[*record.document["disks"], added])
+            put_vm(self._cluster, record.ext_id, disks=[*record.document["disks"], added])
         self._cluster.refresh_devices(record.ext_id)
         return vdisk
 
@@ -145,7 +145,7 @@ class Story:
             record = self._vm(vm)
             put_vm(
                 self._cluster,
-                record,
+                record.ext_id,
                 disks=[d for d in record.document["disks"] if d["extId"] != vdisk],
             )
         self._cluster.disks.drop_live(vdisk)
@@ -158,7 +158,7 @@ class Story:
         with self._cluster.documents.change():
             record = self._vm(vm)
             disks = [self._replaced(d, old, new) for d in record.document["disks"]]
-            put_vm(self._cluster, record, disks=disks)
+            put_vm(self._cluster, record.ext_id, disks=disks)
         self._cluster.disks.drop_live(old)
         self._cluster.refresh_devices(record.ext_id)
         return new

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from simulator.attachments import attach_group, detach_group, put_attachments
 from simulator.cluster import Cluster, operation, refuse
 from simulator.documents import Document, Record
+from simulator.hardware import free_index
 from simulator.tasks import RunningTask
-from simulator.vms import attach_group, detach_group, free_index, put_attachments
 
 GROUP_REL = "volumes:config:volume-group"
 DISK_REL = "volumes:config:volume-group:disk"
@@ -136,7 +137,6 @@ def put_new_group(cluster: Cluster, ext_id: str, spec: Document, disks: list[Doc
 @operation("VolumeGroupUpdate")
 def update_group(cluster: Cluster, task: RunningTask) -> None:
     """Replace what a client may change of a group."""
-    group = require_group(cluster, task.arguments["extId"])
     kept = (
         "name",
         "description",
@@ -150,6 +150,7 @@ def update_group(cluster: Cluster, task: RunningTask) -> None:
     )
     given = {k: v for k, v in task.arguments["spec"].items() if k in kept and v is not None}
     with task.finishing() as outcome:
+        group = require_group(cluster, task.arguments["extId"])
         cluster.documents.put("volume_group", group.ext_id, {**group.document, **given})
         outcome.affects(GROUP_REL, group.ext_id)
 
@@ -157,14 +158,14 @@ def update_group(cluster: Cluster, task: RunningTask) -> None:
 @operation("VolumeGroupDelete")
 def delete_group(cluster: Cluster, task: RunningTask) -> None:
     """Delete a group and its disks; an attached one is refused (nutanix-v4 §23 rule 14)."""
-    group = require_group(cluster, task.arguments["extId"])
-    if group.private["vm_attachments"] or group.private["iscsi_clients"]:
-        raise refuse(
-            f"The volume group {group.ext_id} is attached; detach it first.",
-            code="VOL-30011",
-            group="VOLUME_GROUP_ATTACHED",
-        )
     with task.finishing() as outcome:
+        group = require_group(cluster, task.arguments["extId"])
+        if group.private["vm_attachments"] or group.private["iscsi_clients"]:
+            raise refuse(
+                f"The volume group {group.ext_id} is attached; detach it first.",
+                code="VOL-30011",
+                group="VOLUME_GROUP_ATTACHED",
+            )
         cluster.documents.delete("volume_group", group.ext_id)
         outcome.affects(GROUP_REL, group.ext_id, group.document["name"])
     for vdisk_id in group.private["vdisks"]:
@@ -197,6 +198,7 @@ def update_disk(cluster: Cluster, task: RunningTask) -> None:
     cluster.disks.grow(disk_id, size)
     changed = {**disk, "diskSizeBytes": size, "description": spec.get("description") or ""}
     with task.finishing() as outcome:
+        group = require_group(cluster, group.ext_id)
         disks = [changed if d["extId"] == disk_id else d for d in group.private["disks"]]
         put_disks(cluster, group, disks)
         outcome.affects(DISK_REL, disk_id)
@@ -207,8 +209,9 @@ def delete_disk(cluster: Cluster, task: RunningTask) -> None:
     """Take a disk out of a group and delete it."""
     group = require_group(cluster, task.arguments["groupExtId"])
     disk_id = task.arguments["extId"]
-    require_disk(group, disk_id, cluster)
     with task.finishing() as outcome:
+        group = require_group(cluster, group.ext_id)
+        require_disk(group, disk_id, cluster)
         put_disks(cluster, group, [d for d in group.private["disks"] if d["extId"] != disk_id])
         outcome.affects(GROUP_REL, group.ext_id)
         outcome.affects(DISK_REL, disk_id)
@@ -234,8 +237,8 @@ def attach(cluster: Cluster, task: RunningTask) -> None:
 @operation("VolumeGroupDetachExternal")
 def detach(cluster: Cluster, task: RunningTask) -> None:
     """Detach a group from a VM or from an iSCSI client."""
-    group = require_group(cluster, task.arguments["extId"])
     with task.finishing() as outcome:
+        group = require_group(cluster, task.arguments["extId"])
         if "vmExtId" in task.arguments:
             detach_group(cluster, group.ext_id, task.arguments["vmExtId"])
             outcome.affects("volumes:config:vms", task.arguments["vmExtId"])
@@ -289,11 +292,11 @@ def _put_clients(cluster: Cluster, group: Record, clients: list[str]) -> None:
 @operation("VolumeGroupCategories")
 def change_categories(cluster: Cluster, task: RunningTask) -> None:
     """Associate categories with a group or take them away."""
-    group = require_group(cluster, task.arguments["extId"])
     named = [cluster.require("category", c, "volumes").ext_id for c in task.arguments["categories"]]
-    kept = [c for c in group.private["categories"] if c not in named]
-    categories = kept + named if task.arguments["associate"] else kept
     with task.finishing() as outcome:
+        group = require_group(cluster, task.arguments["extId"])
+        kept = [c for c in group.private["categories"] if c not in named]
+        categories = kept + named if task.arguments["associate"] else kept
         private = {**group.private, "categories": categories}
         cluster.documents.put("volume_group", group.ext_id, group.document, private)
         outcome.affects(GROUP_REL, group.ext_id)

@@ -12,6 +12,7 @@ from simulator.clock import parse_stamp
 from simulator.cluster import entity_tag, refuse
 from simulator.documents import Document, Record
 from simulator.errors import SchemaError, UnauthorisedError
+from simulator.hardware import require_vm
 from simulator.recovery_points import (
     POINT_REL,
     require_disk_point,
@@ -21,7 +22,6 @@ from simulator.recovery_points import (
     show_vm_point,
 )
 from simulator.regions import BLOCK_SIZES_BYTES, Frozen, compute_page
-from simulator.vms import require_vm
 from simulator.volume_groups import require_group
 
 catalogue = Catalogue("dataprotection", "dataprotection.v4.config")
@@ -317,3 +317,21 @@ def _page(call: Call, newer: Frozen, older: Frozen | None) -> Answer:
         for region in page.regions
     ]
     return Answer(regions, metadata={"extraInfo": extra, "totalAvailableResults": len(regions)})
+
+
+# -- capabilities ----------------------------------------------------------------------------------
+
+
+@route("GET", "/config/cluster-capabilities", since_minor=2)
+def list_cluster_capabilities(call: Call) -> Answer:
+    row = {
+        "$objectType": "dataprotection.v4.config.ClusterCapability",
+        "clusterExtId": call.cluster.aos.ext_id,
+        "capabilities": [],
+    }
+    return call.page([row])
+
+
+@route("GET", "/config/recovery-point-stores", since_minor=4)
+def list_recovery_point_stores(call: Call) -> Answer:
+    return call.page([])

@@ -19,7 +19,7 @@ from simulator import tokens
 from simulator.api.envelope import envelope, error_body
 from simulator.api.limits import Limiter
 from simulator.api.routes import Answer, Call, Catalogue, Route
-from simulator.clock import stamp
+from simulator.clock import parse_stamp, stamp
 from simulator.cluster import Cluster
 from simulator.documents import Document
 from simulator.errors import PreconditionError, RefusedError, SchemaError, UnauthorisedError
@@ -261,7 +261,12 @@ class Doors:
             return False
         digest = hashlib.sha256(value.encode()).hexdigest()
         keys = self._cluster.documents.all("api_key")
-        return any(k.private["digest"] == digest and k.document["status"] == "VALID" for k in keys)
+        return any(k.private["digest"] == digest and self._is_valid(k.document) for k in keys)
+
+    def _is_valid(self, key: Document) -> bool:
+        ends = key.get("expiryTime")
+        is_over = ends is not None and parse_stamp(ends) <= self._cluster.clock.now()
+        return bool(key["status"] == "VALID" and not is_over)
 
     # -- answers -------------------------------------------------------------------------------
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from simulator.api.routes import Answer, Call, Catalogue
 from simulator.cluster import entity_tag
+from simulator.documents import Document
+from simulator.errors import SchemaError
+from simulator.infrastructure import CONTAINER_REL
 
 clusters = Catalogue("clustermgmt", "clustermgmt.v4.config")
 networks = Catalogue("networking", "networking.v4.config")
@@ -59,6 +62,19 @@ def list_storage_containers(call: Call) -> Answer:
     return call.page(found, filters=fields, orders=fields)
 
 
+@clusters.route("POST", "/config/storage-containers")
+def create_storage_container(call: Call) -> Answer:
+    """The cluster is named by a header here, and only here (§3)."""
+    call.need("name")
+    home = call.headers.get("x-cluster-id")
+    if home is None:
+        raise SchemaError("The header X-Cluster-Id is required.", "X-Cluster-Id")
+    call.cluster.require("cluster", home)
+    ext_id = call.cluster.new_id()
+    arguments = {"extId": ext_id, "name": call.body["name"], "clusterExtId": home}
+    return call.task("CreateStorageContainer", arguments, (CONTAINER_REL, ext_id))
+
+
 @clusters.route("GET", "/config/storage-containers/{container}")
 def get_storage_container_by_id(call: Call) -> Answer:
     record = call.cluster.require("storage_container", call.params["container"])
@@ -76,3 +92,21 @@ def list_subnets(call: Call) -> Answer:
 def get_subnet_by_id(call: Call) -> Answer:
     record = call.cluster.require("subnet", call.params["subnet"])
     return Answer(record.document, tag=entity_tag(record.document, record.revision))
+
+
+@networks.route("GET", "/config/subnets/{subnet}/vnics")
+def list_vnics_by_subnet_id(call: Call) -> Answer:
+    record = call.cluster.require("subnet", call.params["subnet"])
+    kind = "networking.v4.config.VirtualNic"
+    rows: list[Document] = [
+        {
+            "$objectType": kind,
+            "extId": nic["extId"],
+            "subnetReference": record.ext_id,
+            "vmReference": vm.ext_id,
+        }
+        for vm in call.cluster.documents.all("vm")
+        for nic in vm.document.get("nics", ())
+        if (nic["nicNetworkInfo"].get("subnet") or {}).get("extId") == record.ext_id
+    ]
+    return call.page(rows)

@@ -6,6 +6,7 @@ from simulator.api.routes import Answer, Call, Catalogue
 from simulator.cluster import entity_tag
 from simulator.documents import Document, Record
 from simulator.errors import RefusedError, SchemaError
+from simulator.infrastructure import category
 
 catalogue = Catalogue("prism", "prism.v4.config")
 route = catalogue.route
@@ -108,20 +109,6 @@ def create_category(call: Call) -> Answer:
         "category", ext_id, category(ext_id, *pair, call.body.get("description"))
     )
     return Answer(record.document, 201, tag=_tag(record))
-
-
-def category(
-    ext_id: str, key: str, value: str, description: str | None = None, kind: str = "USER"
-) -> Document:
-    """A category as the API shows it."""
-    return {
-        "$objectType": "prism.v4.config.Category",
-        "extId": ext_id,
-        "key": key,
-        "value": value,
-        "type": kind,
-        "description": description or "",
-    }
 
 
 def _tag(record: Record) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from simulator.api.routes import Answer, Call, Catalogue
 from simulator.cluster import entity_tag
-from simulator.documents import Document, Record
-from simulator.errors import NotFoundError, SchemaError
+from simulator.documents import Record
+from simulator.errors import SchemaError
+from simulator.hardware import VM_REL, require_vm
 from simulator.recovery_points import VM_POINT_REL, show_captured
-from simulator.vms import POWER_ACTIONS, VM_REL, require_vm
+from simulator.vms import POWER_ACTIONS
 
 catalogue = Catalogue("vmm", "vmm.v4.ahv.config")
 route = catalogue.route
@@ -39,7 +40,7 @@ def _tag(vm: Record) -> str:
     return entity_tag(vm.document, vm.revision)
 
 
-def _tagged_vm(call: Call) -> Record:
+def tagged_vm(call: Call) -> Record:
     """The VM of the path, with its ETag checked as every change of a VM needs it (§10)."""
     vm = require_vm(call.cluster, call.params["vm"])
     call.check_tag(_tag(vm))
@@ -70,18 +71,18 @@ def get_vm(call: Call) -> Answer:
 
 @route("PUT", VM)
 def update_vm_by_id(call: Call) -> Answer:
-    vm = _tagged_vm(call)
+    vm = tagged_vm(call)
     return call.task("UpdateVm", {"extId": vm.ext_id, "spec": call.body}, (VM_REL, vm.ext_id))
 
 
 @route("DELETE", VM)
 def delete_vm_by_id(call: Call) -> Answer:
-    vm = _tagged_vm(call)
+    vm = tagged_vm(call)
     return call.task("DeleteVm", {"extId": vm.ext_id}, (VM_REL, vm.ext_id))
 
 
 def _power(call: Call, action: str) -> Answer:
-    vm = _tagged_vm(call)
+    vm = tagged_vm(call)
     arguments = {"extId": vm.ext_id, "action": action}
     is_start = POWER_ACTIONS[action] == "ON"
     settings = call.cluster.settings
@@ -131,7 +132,7 @@ def reboot_guest_vm(call: Call) -> Answer:
 
 @route("POST", f"{VM}/$actions/clone")
 def clone_vm(call: Call) -> Answer:
-    vm = _tagged_vm(call)
+    vm = tagged_vm(call)
     ext_id = call.cluster.new_id()
     spec = {"name": f"{vm.document['name']}-clone", **call.body}
     arguments = {"sourceExtId": vm.ext_id, "extId": ext_id, "spec": spec}
@@ -140,7 +141,7 @@ def clone_vm(call: Call) -> Answer:
 
 @route("POST", f"{VM}/$actions/revert")
 def revert_vm(call: Call) -> Answer:
-    vm = _tagged_vm(call)
+    vm = tagged_vm(call)
     call.need("vmRecoveryPointExtId")
     point = call.cluster.require("vm_recovery_point", call.body["vmRecoveryPointExtId"], "vmm")
     arguments = {"extId": vm.ext_id, "vmRecoveryPointExtId": point.ext_id}
@@ -149,7 +150,7 @@ def revert_vm(call: Call) -> Answer:
 
 @route("POST", f"{VM}/$actions/migrate-to-host")
 def migrate_vm_to_host(call: Call) -> Answer:
-    vm = _tagged_vm(call)
+    vm = tagged_vm(call)
     call.need("host")
     host = call.cluster.require("host", call.body["host"].get("extId", ""), "vmm")
     return call.task(
@@ -158,7 +159,7 @@ def migrate_vm_to_host(call: Call) -> Answer:
 
 
 def _categories(call: Call, *, associate: bool) -> Answer:
-    vm = _tagged_vm(call)
+    vm = tagged_vm(call)
     call.need("categories")
     named = [row["extId"] for row in call.body["categories"]]
     arguments = {"extId": vm.ext_id, "categories": named, "associate": associate}
@@ -220,11 +221,3 @@ def restore_vm_recovery_point(call: Call) -> Answer:
     new_id = call.cluster.new_id()
     row = {"pointExtId": record.ext_id, "extId": new_id, "override": override}
     return call.task("RestoreRecoveryPoint", {"vms": [row], "groups": []}, (VM_REL, new_id))
-
-
-def device_of(vm: Record, field: str, ext_id: str) -> Document:
-    """One disk, drive or NIC of a VM."""
-    for device in vm.document.get(field, ()):
-        if device["extId"] == ext_id:
-            return dict(device)
-    raise NotFoundError(field, ext_id, "vmm")

@@ -6,7 +6,7 @@ from simulator.api.routes import Answer, Call, Catalogue
 from simulator.cluster import entity_tag
 from simulator.documents import Document, Record
 from simulator.errors import SchemaError
-from simulator.vms import require_vm
+from simulator.hardware import require_vm
 from simulator.volume_groups import DISK_REL, GROUP_REL, require_disk, require_group
 
 catalogue = Catalogue("volumes", "volumes.v4.config")
