@@ -8,6 +8,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from repository import (
     TransferCounters,
     WriteSession,
 )
+from repository.store import ObjectInfo, Store, StoreCapabilities
 
 KiB = 1024
 CHUNK = 64 * KiB
@@ -180,3 +182,68 @@ def no_thread_left() -> Iterator[None]:
     yield
     left = [thread for thread in threading.enumerate() if thread not in before]
     assert not left
+
+
+class FaultStore:
+    """A store around a store that does what it is told to do wrong.
+
+    `plan` is asked before every operation with (operation, key) and may raise; `after` likewise,
+    once the operation has been done: an answer lost on its way.
+    """
+
+    def __init__(self, inner: Store) -> None:
+        self.inner = inner
+        self.plan: Callable[[str, str], None] = lambda _operation, _key: None
+        self.after: Callable[[str, str], None] = lambda _operation, _key: None
+        self.operations: list[tuple[str, str]] = []
+
+    @property
+    def url(self) -> str:
+        return self.inner.url
+
+    @property
+    def capabilities(self) -> StoreCapabilities:
+        return self.inner.capabilities
+
+    def _run(self, operation: str, key: str, work: Callable[[], Any]) -> Any:
+        self.operations.append((operation, key))
+        self.plan(operation, key)
+        result = work()
+        self.after(operation, key)
+        return result
+
+    def put_new(self, key: str, *pieces: bytes) -> None:
+        self._run("put_new", key, lambda: self.inner.put_new(key, *pieces))
+
+    def put(self, key: str, *pieces: bytes) -> None:
+        self._run("put", key, lambda: self.inner.put(key, *pieces))
+
+    def get(self, key: str) -> bytes:
+        data: bytes = self._run("get", key, lambda: self.inner.get(key))
+        return data
+
+    def get_range(self, key: str, offset_bytes: int, length_bytes: int) -> bytes:
+        work = partial(self.inner.get_range, key, offset_bytes, length_bytes)
+        data: bytes = self._run("get_range", key, work)
+        return data
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        return iter(self._run("list", prefix, lambda: list(self.inner.list(prefix))))
+
+    def delete(self, key: str) -> None:
+        self._run("delete", key, lambda: self.inner.delete(key))
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        info: ObjectInfo | None = self._run("stat", key, lambda: self.inner.stat(key))
+        return info
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+@pytest.fixture
+def faulty(bench: Bench) -> tuple[Bench, FaultStore]:
+    """A repository in a folder, whose store does as it is told."""
+    store = FaultStore(bench.repository._store)
+    bench.repository = Repository._opened(store, bench.repository._description, SteppingClock())
+    return bench, store

@@ -1,0 +1,164 @@
+"""One contract, every store: what the engine asks of the place that holds its objects."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import uuid
+from pathlib import Path
+
+import pytest
+
+from repository.errors import (
+    DamagedObject,
+    InvalidInput,
+    ObjectExists,
+    ObjectNotFound,
+    StoreDenied,
+    StoreFull,
+    StoreUnavailable,
+)
+from repository.store import ObjectInfo, Store
+from repository.stores import FsspecStore, open_store
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store of each kind."""
+    if request.param == "memory":
+        return open_store(f"memory://{uuid.uuid4().hex}/below")
+    return open_store(str(tmp_path / "not" / "yet" / "there"))
+
+
+class TestContract:
+    """Holds for every store."""
+
+    def test_what_was_put_is_got(self, store: Store) -> None:
+        """Pieces come back as one object, empty and many pieces included."""
+        store.put_new("data/ab/one", b"he", bytearray(b"l"), memoryview(b"lo"))
+        store.put_new("data/ab/none")
+        store.put_new("data/ab/many", *[b"%d," % number for number in range(3000)])
+        assert store.get("data/ab/one") == b"hello"
+        assert store.get("data/ab/none") == b""
+        assert store.get("data/ab/many") == b"".join(b"%d," % number for number in range(3000))
+
+    def test_put_new_never_replaces(self, store: Store) -> None:
+        """The second creation is refused and changes nothing; `put` replaces."""
+        store.put_new("live/a/b.json", b"first")
+        with pytest.raises(ObjectExists):
+            store.put_new("live/a/b.json", b"second")
+        assert store.get("live/a/b.json") == b"first"
+        store.put("live/a/b.json", b"third")
+        assert store.get("live/a/b.json") == b"third"
+
+    def test_fifty_creators_have_one_winner(self, store: Store) -> None:
+        """Of fifty threads that create one object at once, exactly one succeeds."""
+        start, winners = threading.Barrier(50), []
+
+        def create(number: int) -> None:
+            start.wait()
+            try:
+                store.put_new("repo.json", b"%d" % number)
+            except ObjectExists:
+                return
+            winners.append(number)
+
+        threads = [threading.Thread(target=create, args=(number,)) for number in range(50)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert store.capabilities.create_exclusive
+        assert [b"%d" % number for number in winners] == [store.get("repo.json")]
+
+    def test_ranges_are_exact(self, store: Store) -> None:
+        """A range comes back exactly, and one that reaches past the end is damage, not a short read."""
+        store.put_new("x", b"0123456789")
+        assert store.get_range("x", 3, 4) == b"3456"
+        assert store.get_range("x", 9, 1) == b"9"
+        with pytest.raises(DamagedObject):
+            store.get_range("x", 8, 3)
+
+    def test_listing_is_by_prefix_and_sorted(self, store: Store) -> None:
+        """A prefix lists everything below it with sizes, and nothing beside it."""
+        for key in ("points/vm/b", "points/vm/a", "points/vm2/c", "data/00/z"):
+            store.put_new(key, key.encode())
+        assert list(store.list("points/vm/")) == [
+            ObjectInfo("points/vm/a", 11),
+            ObjectInfo("points/vm/b", 11),
+        ]
+        assert len(list(store.list("points/"))) == 3
+        assert list(store.list("nothing/")) == []
+
+    def test_what_is_not_there_is_not_found(self, store: Store) -> None:
+        """Reading names the object, stat says None, deleting can be repeated."""
+        with pytest.raises(ObjectNotFound, match="nowhere"):
+            store.get("data/nowhere")
+        with pytest.raises(KeyError):
+            store.get_range("data/nowhere", 0, 1)
+        assert store.stat("data/nowhere") is None
+        store.put_new("live/x", b"1")
+        assert store.stat("live/x") == ObjectInfo("live/x", 1)
+        store.delete("live/x")
+        store.delete("live/x")
+        assert store.stat("live/x") is None
+
+
+def test_local_writes_leave_nothing_else(tmp_path: Path) -> None:
+    """After writes, refusals and failures there are no temporary files, and listings show none."""
+    store = open_store(str(tmp_path))
+    store.put_new("a/b", b"1")
+    with pytest.raises(ObjectExists):
+        store.put_new("a/b", b"2")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+    (tmp_path / "a" / ".left-by-a-crash.tmp").write_bytes(b"torn")
+    assert [info.key for info in store.list("a/")] == ["a/b"]
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(errno.ENOSPC, StoreFull), (errno.EROFS, StoreDenied), (errno.EIO, StoreUnavailable)],
+)
+def test_local_trouble_is_typed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    error: type[Exception],
+) -> None:
+    """A full disk, a read-only one and a failing one are told apart, and leave no file behind."""
+
+    def fail(_descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    store = open_store(str(tmp_path))
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(error, match="a/b"):
+        store.put_new("a/b", b"1")
+    monkeypatch.undo()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_file_urls_are_folders(tmp_path: Path) -> None:
+    """`file://` and a path are the same place, blanks included."""
+    folder = tmp_path / "with blank"
+    open_store(f"file://{str(folder).replace(' ', '%20')}").put_new("x", b"1")
+    assert open_store(str(folder)).get("x") == b"1"
+
+
+@pytest.mark.parametrize("url", ["", "nosuch://place"])
+def test_urls_that_nothing_serves_are_refused(url: str) -> None:
+    """An empty or unknown URL is the caller's mistake and says so."""
+    with pytest.raises(InvalidInput, match="repository URL"):
+        open_store(url)
+
+
+def test_any_fsspec_file_system_is_a_store(tmp_path: Path) -> None:
+    """What serves every other URL works on fsspec's own local one, without exclusive creation."""
+    store = FsspecStore(f"file://{tmp_path}")
+    store.put_new("a/b", b"12", b"3")
+    assert (tmp_path / "a" / "b").read_bytes() == b"123"
+    assert [*store.list("a/")] == [ObjectInfo("a/b", 3)]
+    assert not store.capabilities.create_exclusive
+    with pytest.raises(ObjectExists):
+        store.put_new("a/b", b"4")
