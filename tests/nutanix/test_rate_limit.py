@@ -96,7 +96,11 @@ def test_32_threads_share_a_tight_limit(connection):
     with AhvClient(connection, transport=httpx.MockTransport(handle)) as client:
         cpu_s, wall_s = time.process_time(), time.monotonic()
         with ThreadPoolExecutor(32) as pool:
-            found = list(pool.map(client.vm, [f"v{place}" for place in range(32)]))
+            found = list(
+                pool.map(
+                    client.vm, [f"0006555e-0000-0000-0000-{place:012d}" for place in range(32)]
+                )
+            )
         cpu_s, wall_s = time.process_time() - cpu_s, time.monotonic() - wall_s
     assert len(found) == 32
     assert state["refused"] < 48
