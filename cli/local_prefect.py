@@ -8,12 +8,16 @@ the user's other Prefect work is left alone. Whatever the user set in the enviro
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cli.config import user_data_dir
 from cli.errors import PrefectUnavailable
+
+_starting = threading.Lock()
+"""A client made while another still waits for the embedded server would not wait, but fail."""
 
 _SETTINGS = {
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
@@ -76,7 +80,7 @@ def start_server() -> None:
 
     url = PREFECT_API_URL.value()
     try:
-        with get_client(sync_client=True) as client:
+        with _starting, get_client(sync_client=True) as client:
             client.hello().raise_for_status()
     except (RuntimeError, HTTPError, OSError) as error:
         raise PrefectUnavailable(url, str(error)) from error

@@ -41,8 +41,13 @@ class TextOutput:
         """Print the view on stdout."""
         del data
         console = make_console(sys.stdout)
-        for part in view():
-            console.print(part)
+        with console.capture() as capture:
+            for part in view():
+                console.print(part)
+        # Tables are padded to full rows; nobody wants that in a ticket or a diff.
+        lines = (line.rstrip() for line in capture.get().splitlines())
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        sys.stdout.flush()
 
     def note(self, text: str) -> None:
         """Print one line on stderr."""

@@ -159,10 +159,11 @@ def ending_line(result: VmResult) -> str:
     """`db01: success, incremental, 12.0 MiB read, 3.1 MiB stored in 4.2 s`, or why not."""
     if result.error is not None:
         return f"{result.vm_name}: {result.status}: {result.error}"
-    amounts = f"{human_bytes(result.read_bytes)} read, {human_bytes(result.stored_bytes)} stored"
-    kind = f", {result.kind}" if result.kind else ""
     duration = human_duration(result.duration_s)
-    return f"{result.vm_name}: {result.status}{kind}, {amounts} in {duration}"
+    if result.kind is None:
+        return f"{result.vm_name}: {result.status} in {duration}"
+    amounts = f"{human_bytes(result.read_bytes)} read, {human_bytes(result.stored_bytes)} stored"
+    return f"{result.vm_name}: {result.status}, {result.kind}, {amounts} in {duration}"
 
 
 @contextmanager

@@ -170,7 +170,13 @@ def _export(settings: Settings, file: Path) -> None:
 
 def _prove(site: Site, settings: Settings, guests: Guests, truth: Truth) -> list[Proof]:
     from cli.connections import open_cluster, open_repository
-    from cli.demo.proofs import prove_export, prove_inside, prove_points, prove_restored_vm
+    from cli.demo.proofs import (
+        prove_clean_up,
+        prove_export,
+        prove_inside,
+        prove_points,
+        prove_restored_vm,
+    )
     from cli.point_reference import find_disk
 
     image = _exported_file(site)
@@ -183,6 +189,7 @@ def _prove(site: Site, settings: Settings, guests: Guests, truth: Truth) -> list
             prove_export(image, exported, guests),
             prove_inside(image.name, image, files),
             *prove_restored_vm(client, guests, _newest(points, RESTORED_VM), RESTORED_NAME),
+            prove_clean_up(guests, {point.vm_name for point in points}),
         ]
 
 

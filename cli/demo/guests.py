@@ -17,6 +17,7 @@ import httpx
 
 from cli.demo.site import Site
 from cli.errors import DemoFailed
+from cli.figures import human_bytes
 
 KiB = 1024
 MiB = 1024 * KiB
@@ -80,17 +81,20 @@ def keep_busy(guests: Guests, *, size: float) -> list[str]:
     _fill_raw(guests, "web01", disk=1, size_bytes=page_bytes * 8)
     return [
         "web01 wrote 8 files and appended 12 times to its log",
-        f"files01 deleted {deleted} and gave its blocks back (discard)",
+        f"files01 deleted {deleted} and gave their blocks back (discard)",
         f"db01's data disk grew to {grown_bytes // MiB} MiB",
         f"web01 got a new disk of {new_bytes // MiB} MiB",
     ]
 
 
 def _delete_largest(guests: Guests, vm: str, disk: int) -> str:
+    """Delete the largest files of a disk, with discard; says how much that was."""
     files = guests.files(vm, disk)
-    path = max(files, key=lambda path: (files[path]["size_bytes"], path))
-    guests.act("delete_file", vm=vm, path=path, disk=disk, discard=True)
-    return path
+    paths = sorted(files, key=lambda path: (-files[path]["size_bytes"], path))[:6]
+    for path in paths:
+        guests.act("delete_file", vm=vm, path=path, disk=disk, discard=True)
+    freed_bytes = sum(files[path]["size_bytes"] for path in paths)
+    return f"{len(paths)} files of {human_bytes(freed_bytes)}"
 
 
 def _grow(guests: Guests, vm: str, disk: int) -> int:

@@ -22,9 +22,13 @@ from cli.point_reference import moment_reference
 
 if TYPE_CHECKING:
     from nutanix import AhvClient
-    from repository import DiskReader, DiskRecord, Repository, RestorePoint
+    from repository import DiskReader, DiskRecord, FileSource, Repository, RestorePoint
 
 BUFFER_BYTES = 8 * 1024 * 1024
+_ZEROS = bytes(BUFFER_BYTES)
+
+MARK = "ahvault-"
+"""How everything is called that sessions make on a cluster, and so are the demo's workers."""
 
 Truth = dict[tuple[str, str], str]
 """Restore point id and disk id to the digest of the frozen disk."""
@@ -122,18 +126,25 @@ def prove_inside(subject: str, image: Path, files: dict[str, Any]) -> Proof:
 
 def digest_file(path: Path) -> str:
     """BLAKE3 of a whole file, holes included."""
-    return blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
+    from repository import FileSource
+
+    with FileSource(path) as source:
+        return digest_disk(source)
 
 
-def digest_disk(reader: DiskReader) -> str:
-    """BLAKE3 of a whole disk as the repository gives it back."""
+def digest_disk(source: FileSource | DiskReader) -> str:
+    """BLAKE3 of a whole disk: zeros that the source knows of are hashed without being read."""
     digest = blake3(max_threads=blake3.AUTO)
     buffer = bytearray(BUFFER_BYTES)
-    for offset_bytes in range(0, reader.size_bytes, BUFFER_BYTES):
-        length_bytes = min(BUFFER_BYTES, reader.size_bytes - offset_bytes)
-        part = memoryview(buffer)[:length_bytes]
-        reader.read_into(offset_bytes, part)
-        digest.update(part)
+    for extent in source.extents():
+        for start_bytes in range(extent.start_bytes, extent.end_bytes, BUFFER_BYTES):
+            length_bytes = min(BUFFER_BYTES, extent.end_bytes - start_bytes)
+            if extent.kind == "zero":
+                digest.update(memoryview(_ZEROS)[:length_bytes])
+                continue
+            part = memoryview(buffer)[:length_bytes]
+            source.read_into(start_bytes, part)
+            digest.update(part)
     return digest.hexdigest()
 
 
@@ -160,6 +171,25 @@ def _prove_file(subject: str, image: Path, frozen: Path) -> Proof:
     held = offset_bytes is None
     detail = "every byte alike" if held else f"the first difference is at byte {offset_bytes}"
     return Proof(subject, "its recovery point", image.stat().st_size, held, detail)
+
+
+def prove_clean_up(guests: Guests, vm_names: Iterable[str]) -> Proof:
+    """What the sessions left on the cluster: one recovery point per VM to build on, nothing else."""
+    found = guests.act("describe")
+    groups = [name for name in found["volume_groups"].values() if name.startswith(MARK)]
+    snapshots = [name for name in found["recovery_points"].values() if name.startswith(MARK)]
+    running = [
+        vm["name"]
+        for vm in found["vms"]
+        if vm["name"].startswith(MARK) and vm["power_state"] != "OFF"
+    ]
+    wanted = len(list(vm_names))
+    held = not groups and not running and len(snapshots) == wanted
+    detail = (
+        f"{len(snapshots)} recovery points to build on ({wanted} VMs), {len(groups)} volume groups, "
+        f"{len(running)} workers running"
+    )
+    return Proof("the cluster afterwards", "what may stay there", 0, held, detail)
 
 
 @contextmanager
