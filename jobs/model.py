@@ -45,6 +45,9 @@ class WorkerSpec(BaseModel):
     slots: Annotated[
         int, Field(ge=1, le=64, description="How many VMs this worker may move at once (W3).")
     ] = 4
+    disk_timeout_s: Annotated[
+        float, Field(gt=0, le=600, description="Seconds to wait until an attached disk appears.")
+    ] = 60.0
     enabled: Annotated[bool, Field(description="A disabled worker is never selected (W3).")] = True
 
 

@@ -117,6 +117,24 @@ def remove_leftovers(
     return removed
 
 
+def remove_own_leftovers(
+    client: AhvClient, repository: Repository, *, journal: Journal, clock: Clock
+) -> None:
+    """What this session could not remove when it should have, or left when a step failed midway.
+
+    The last thing a session does with the cluster, after its workers; never raises, because by then
+    the result stands, and the journal hands what is left to the next session.
+    """
+    own = [
+        entry for entry in all_entries(repository.live) if entry.session_id == journal.session_id
+    ]
+    for entry in own:
+        try:
+            _remove(client, repository, _from_entry(entry), journal=journal, clock=clock)
+        except NutanixError as error:
+            log.warning("%s %s is left to the next session: %s", entry.kind, entry.name, error)
+
+
 def _from_entry(entry: Entry) -> Leftover:
     why = f"left by session {entry.session_id[:8]}, which ended without removing it"
     return Leftover(entry.kind, entry.name, entry.object_id, why, entry)

@@ -14,6 +14,7 @@ from jobs.journal import Journal
 from jobs.marks import object_name
 from jobs.model import BackupJob, WorkerSpec
 from jobs.progress import Observer
+from jobs.reconcile import remove_own_leftovers
 from jobs.results import SessionResult, VmResult, worst_status
 from jobs.story import VmStory
 from jobs.worker_pool import WorkerPool
@@ -109,6 +110,7 @@ def open_session(
     with ExitStack() as stack:
         journal.open_lease()
         stack.callback(journal.close_lease)
+        stack.callback(remove_own_leftovers, client, repository, journal=journal, clock=clock)
         stack.callback(pool.release_all)
         yield Session(
             session_id=session_id,

@@ -49,6 +49,7 @@ class Attachment:
             self.place,
             self.disks,
             writable=writable,
+            timeout_s=self.choice.worker.disk_timeout_s,
             keep_waiting=lambda: not stop.is_set(),
         ) as opened:
             yield opened[index]

@@ -141,6 +141,7 @@ class WorkerPool:
             is_on=bool(vm and vm.is_on),
             slots_free=member.spec.slots - member.in_use,
             device_root=member.spec.device_root,
+            disk_timeout_s=member.spec.disk_timeout_s,
             unusable=member.unusable or failed.get(member.spec.vm),
         )
 

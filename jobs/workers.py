@@ -20,6 +20,8 @@ class WorkerState:
     is_on: bool
     slots_free: int
     device_root: str
+    disk_timeout_s: float = 60.0
+    """How long an attached disk may take to appear."""
     unusable: str | None = None
     """Why it cannot be used now: disabled, gone, did not boot. `None` when it can."""
 

@@ -1,0 +1,71 @@
+"""Flows run for real: Prefect's own server, a simulated cluster, a repository in a directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from prefect.settings import (
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_LOGGING_TO_API_ENABLED,
+    temporary_settings,
+)
+from prefect.testing.utilities import prefect_test_harness
+
+from blocks import AhvCluster, BackupRepository, BackupWorkers
+from jobs import WorkerSpec
+from repository import Repository
+from simulator import Simulator
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prefect_server() -> Iterator[None]:
+    """One embedded server for all tests of flows; a heartbeat would add a second to every flow."""
+    with (
+        prefect_test_harness(server_startup_timeout=120),
+        temporary_settings(
+            {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}
+        ),
+    ):
+        yield
+
+
+@pytest.fixture(scope="session")
+def simulator() -> Iterator[Simulator]:
+    """A small Nutanix, shared by all tests of flows."""
+    with Simulator(size=0.1) as running:
+        yield running
+
+
+@dataclass(frozen=True)
+class Site:
+    """The three blocks of one installation."""
+
+    cluster: AhvCluster
+    repository: BackupRepository
+    workers: BackupWorkers
+
+
+@pytest.fixture
+def site(simulator: Simulator, tmp_path: Path) -> Site:
+    """An installation with an empty repository."""
+    url = f"file://{tmp_path}/repository"
+    Repository.create(url).close()
+    return Site(
+        cluster=AhvCluster(
+            url=simulator.pc_url,
+            username=simulator.username,
+            password=simulator.password,
+            ca_file=str(simulator.ca_file),
+            prism_element_port=int(simulator.pe_url.rpartition(":")[2]),
+        ),
+        repository=BackupRepository(url=url),
+        workers=BackupWorkers(
+            workers=[
+                WorkerSpec(vm=each.name, device_root=str(each.device_root))
+                for each in simulator.workers
+            ]
+        ),
+    )
