@@ -5,6 +5,7 @@ from nutanix.attached_disks import AttachedDisk, DeviceRoot, open_attached_disks
 from nutanix.client import AhvClient
 from nutanix.clock import Clock, SystemClock
 from nutanix.connection import ClusterConnection
+from nutanix.doctor import Finding, Level, diagnose
 from nutanix.errors import (
     AnswerUnusable,
     CertificateUntrusted,
@@ -83,7 +84,9 @@ __all__ = [
     "DiskRecoveryPointRef",
     "DiskSpec",
     "FeatureMissing",
+    "Finding",
     "Host",
+    "Level",
     "LoginRefused",
     "Nic",
     "NotFound",
@@ -112,6 +115,7 @@ __all__ = [
     "VolumeDiskRef",
     "VolumeDiskSource",
     "VolumeGroup",
+    "diagnose",
     "open_attached_disks",
     "rebuild_vm",
 ]

@@ -14,7 +14,8 @@ from nutanix.inventory import InventoryVerbs
 from nutanix.power import PowerVerbs
 from nutanix.recovery_points import RecoveryPointVerbs
 from nutanix.retries import RetryPolicy
-from nutanix.transport import Transport
+from nutanix.rights import RightsVerbs
+from nutanix.transport import ServerFacts, Transport
 from nutanix.vm_lifecycle import VmLifecycleVerbs
 from nutanix.volume_groups import VolumeGroupVerbs
 
@@ -26,6 +27,7 @@ class AhvClient(
     VolumeGroupVerbs,
     PowerVerbs,
     VmLifecycleVerbs,
+    RightsVerbs,
 ):
     """A cluster as an operator would speak of it: one method per verb, each named after its effect.
 
@@ -48,6 +50,16 @@ class AhvClient(
             connection, clock=clock, retries=retries or RetryPolicy(), transport=transport
         )
         super().__init__(connection, transport=self._wire, clock=clock)
+        self.clock = clock
+
+    def look_at(self, url: str | None = None) -> ServerFacts:
+        """Reach Prism Central, or a Prism Element's `url`, without logging in: its clock and certificate."""
+        return self._wire.look_at(url or self.connection.url)
+
+    def prism_element_url(self, address: str) -> str:
+        """The URL of a Prism Element from the bare address that Prism Central gives."""
+        host = f"[{address}]" if ":" in address else address
+        return f"https://{host}:{self.connection.prism_element_port}"
 
     def close(self) -> None:
         """Close all connections; the client cannot be used afterwards."""

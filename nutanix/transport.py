@@ -10,7 +10,10 @@ import logging
 import ssl
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
@@ -50,6 +53,15 @@ class Call:
     token: str | None = field(default=None, repr=False)
     attempts_max: int | None = None
     """Fewer attempts than usual, for a call whose answer can be done without."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What a server shows before anybody logs in. `None` for what it does not show."""
+
+    clock_ahead_s: float | None
+    """How far its clock is ahead of ours, to about a second."""
+    certificate_expires_at: datetime | None
 
 
 class Transport:
@@ -109,6 +121,20 @@ class Transport:
             log.info("Attempt %d to %s failed, next in %.1f s: %s",
                      attempt, call.purpose, delay_s, refusal.error)  # fmt: skip
             self._clock.sleep(delay_s)
+
+    def look_at(self, base_url: str) -> ServerFacts:
+        """Reach a server without logging in; raises what keeps us from it, such as its certificate."""
+        request = self._http.build_request("GET", f"{base_url}/api/")
+        try:
+            with closing(self._http.send(request, stream=True)) as response:
+                stream = response.extensions.get("network_stream")
+                tls = stream.get_extra_info("ssl_object") if stream is not None else None
+                return ServerFacts(
+                    _seconds_ahead(response.headers.get("Date"), self._clock.now()),
+                    _expiry(tls.getpeercert() if tls is not None else None),
+                )
+        except httpx.TransportError as error:
+            raise _connection_error(error, base_url) from error
 
     def _may_retry(self, call: Call, refusal: Refusal, attempt: int) -> bool:
         if not refusal.is_retryable or attempt == call.attempts_max:
@@ -172,6 +198,19 @@ class Transport:
         secret = connection.password.get_secret_value() if connection.password else ""
         pair = f"{connection.username}:{secret}".encode()
         return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}
+
+
+def _seconds_ahead(date: str | None, now: datetime) -> float | None:
+    try:
+        return (parsedate_to_datetime(date) - now).total_seconds() if date else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _expiry(certificate: Mapping[str, Any] | None) -> datetime | None:
+    """Python shows the certificate's fields only when it verified them."""
+    until = certificate.get("notAfter") if certificate else None
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(until), UTC) if until else None
 
 
 def _tls(connection: ClusterConnection) -> ssl.SSLContext | bool:

@@ -24,6 +24,11 @@ class Cluster(WireModel):
         default=None, validation_alias=AliasPath("config", "buildInfo", "version")
     )
 
+    address: str | None = Field(
+        default=None, validation_alias=AliasPath("network", "externalAddress", "ipv4", "value")
+    )
+    """Where its Prism Element answers changed regions, without a port."""
+
     @property
     def is_prism_central(self) -> bool:
         """Prism Central lists itself as a cluster; it holds no VMs."""

@@ -90,7 +90,7 @@ class ScriptedPrism:
         return reply(request)
 
     def _next_reply(self, request: httpx.Request) -> Reply:
-        path = request.url.path.removeprefix("/api/").split("/", 2)[-1]
+        path = _route(request.url.path)
         for method, pattern, replies in self._routes:
             if method == request.method and pattern.search(path):
                 return replies.pop(0) if len(replies) > 1 else replies[0]
@@ -152,3 +152,9 @@ def connect() -> Callable[..., AhvClient]:
         return AhvClient(ClusterConnection(**{**settings, **overrides}))
 
     return open_client
+
+
+def _route(path: str) -> str:
+    """What follows namespace and version; the whole path when it has none."""
+    parts = path.split("/", 4)
+    return parts[4] if len(parts) == 5 else path

@@ -1,0 +1,102 @@
+"""Which of our calls the account may make, found out without doing anything (`nutanix-v4 §20`).
+
+Roles differ per release, so nothing is derived from their names. A call on an object that cannot
+exist is answered with 403 when the right is missing, and with some other refusal when it is not.
+A cluster that looks for the object before it looks at the right tells us less; then the right counts
+as there, and the real call will say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nutanix.api import Api
+from nutanix.errors import (
+    ConcurrentChange,
+    FeatureMissing,
+    NotFound,
+    PermissionDenied,
+    RequestInvalid,
+)
+from nutanix.inventory import VMS
+from nutanix.models.wire import typed
+
+NOBODY = "00000000-0000-4000-8000-000000000000"
+"""An id that no object has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """One operation that an account needs, as an administrator finds it in a role."""
+
+    operation: str
+    needed_for: str
+    method: str
+    namespace: str
+    path: str
+    body: Mapping[str, Any] | None = field(default=None, repr=False)
+
+
+def _view(operation: str, needed_for: str, namespace: str, path: str) -> Right:
+    return Right(operation, needed_for, "GET", namespace, path)
+
+
+_ATTACHMENT = typed("volumes.v4.config.VmAttachment", extId=NOBODY)
+_POINT = f"config/recovery-points/{NOBODY}"
+_GROUP = f"config/volume-groups/{NOBODY}"
+_VM = f"{VMS}/{NOBODY}"
+
+RIGHTS = (
+    _view("View Virtual Machine", "finding VMs and workers", "vmm", VMS),
+    _view("View Cluster", "knowing which clusters there are", "clustermgmt", "config/clusters"),
+    _view("View Host", "choosing the worker on a VM's host", "clustermgmt", "config/hosts"),
+    _view("View Storage Container", "restores", "clustermgmt", "config/storage-containers"),
+    _view("View Subnet", "restores", "networking", "config/subnets"),
+    _view("View Category", "choosing VMs by category, restores", "prism", "config/categories"),
+    _view("View Task", "every change on the cluster", "prism", "config/tasks"),
+    _view("View Recovery Point", "backups", "dataprotection", "config/recovery-points"),
+    _view("View Volume Group", "backups and restores", "volumes", "config/volume-groups"),
+    Right("Delete Recovery Point", "backups", "DELETE", "dataprotection", _POINT),
+    Right("Update Recovery Point Expiration Time", "backups", "POST", "dataprotection",
+          f"{_POINT}/$actions/set-expiration-time", {"expirationTime": "2000-01-01T00:00:00+00:00"}),
+    Right("Discover Cluster", "changed regions", "POST", "dataprotection",
+          f"{_POINT}/$actions/discover-cluster", {"operation": "COMPUTE_CHANGED_REGIONS"}),
+    Right("Delete Volume Group", "backups and restores", "DELETE", "volumes", _GROUP),
+    Right("Create Volume Disk", "restores", "POST", "volumes", f"{_GROUP}/disks", {}),
+    Right("Attach Volume Group To VM", "backups and restores", "POST", "volumes",
+          f"{_GROUP}/$actions/attach-vm", _ATTACHMENT),
+    Right("Detach Volume Group From VM", "backups and restores", "POST", "volumes",
+          f"{_GROUP}/$actions/detach-vm", _ATTACHMENT),
+    Right("Power On Virtual Machine", "starting workers", "POST", "vmm", f"{_VM}/$actions/power-on"),
+    Right("Power Off Virtual Machine", "stopping workers", "POST", "vmm", f"{_VM}/$actions/power-off"),
+    Right("Delete Virtual Machine", "removing a failed restore", "DELETE", "vmm", _VM),
+)  # fmt: skip
+"""What backups and restores call. Creating is not probed: there is no harmless way to ask for it."""
+
+
+class RightsVerbs(Api):
+    """Asking for rights without using them."""
+
+    def denied(self, right: Right) -> PermissionDenied | None:
+        """The cluster's refusal when the account lacks the right, `None` when it does not say so.
+
+        Raises what keeps the question from being answered: no connection, no login.
+        """
+        purpose = right.operation.lower()
+        query = {"$limit": "1"} if right.method == "GET" else None
+        try:
+            self._call(
+                right.method,
+                right.namespace,
+                right.path,
+                purpose=purpose,
+                query=query,
+                body=dict(right.body) if right.body is not None else None,
+            )
+        except PermissionDenied as error:
+            return error
+        except (NotFound, RequestInvalid, ConcurrentChange, FeatureMissing):
+            return None  # It looked for the object that is not there, so the right was no obstacle.
+        return None
