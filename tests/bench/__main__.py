@@ -92,6 +92,7 @@ def measure(
     zstd = run_zstd(*level_flags, "-f", str(dense), "-o", str(packed))
     full = run_step("backup", url, disk, "-", "-", "full")
     reread = run_step("backup", url, disk, "-", "full", "reread")
+    bare = run_step("read", url, disk)
     clone = run_step("backup", url, disk, "-", "-", "clone")
     part = run_step("backup", url, changed, str(folder / "extents.json"), "full", "part")
     unzstd = run_zstd("-d", "-f", str(packed), "-o", str(folder / "unpacked"))
@@ -105,6 +106,7 @@ def measure(
     rows = [
         Row(f"zstd -{level}, all cores", data_bytes, {**zstd, "stored_bytes": packed_bytes}),
         Row("full", data_bytes, full),
+        Row("bare read and BLAKE3", data_bytes, bare),
         Row("re-read, nothing changed", data_bytes, reread),
         Row("second disk, all known", data_bytes, clone),
         Row("incremental, 1 % changed", changed_bytes, part),
@@ -119,6 +121,7 @@ def measure(
         f"full: wall {full['wall_s'] / zstd['wall_s']:.2f} x zstd",
         f"full: stored {full['stored_bytes'] / packed_bytes:.2f} x zstd",
         f"full: {full['requests']} requests; the budget allows {full['stored_bytes'] / (32 * MiB) + 4:.0f}",
+        f"re-read: {100 * bare['wall_s'] / reread['wall_s']:.0f} % of the bare rate",
         f"restore: wall {restore['wall_s'] / (unzstd['cpu_s'] / cores):.2f} x (CPU of zstd -d / cores)",
         f"64 MiB changed: 1 TiB takes {large['wall_s'] - small['wall_s']:.2f} s more than 16 GiB",
     ]

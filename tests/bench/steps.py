@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import resource
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from repository import (
     DiskRecord,
     DiskSpec,
     Extent,
+    ExtentKind,
     FileSource,
     FileTarget,
     PointDraft,
@@ -72,6 +75,24 @@ def backup(
             point = session.commit(draft(record))
     record_path(url, name).write_text(record.model_dump_json())
     return {"point": point.id, **counters.figures().model_dump()}
+
+
+def read_and_hash(disk: Path) -> dict[str, Any]:
+    """The least that a re-read can cost: the data read into buffers and hashed, on all cores."""
+    chunk_bytes, key = 8 * MiB, bytes(32)
+
+    def one(extent: Extent) -> None:
+        buffer = memoryview(bytearray(chunk_bytes))
+        for start in range(extent.start_bytes, extent.end_bytes, chunk_bytes):
+            view = buffer[: min(chunk_bytes, extent.end_bytes - start)]
+            source.read_into(start, view)
+            for offset in range(0, len(view), MiB):
+                blake3(view[offset : offset + MiB], key=key).digest()
+
+    with FileSource(disk) as source, ThreadPoolExecutor(os.cpu_count()) as pool:
+        data = [extent for extent in source.extents() if extent.kind is ExtentKind.DATA]
+        list(pool.map(one, data))
+    return {}
 
 
 def restore(url: str, point_id: str, path: Path) -> dict[str, Any]:
@@ -175,7 +196,7 @@ def saved_record(url: str, name: str | None) -> DiskRecord | None:
 
 
 def main(arguments: list[str]) -> None:
-    """`create URL LEVEL`, `backup URL DISK EXTENTS BASE NAME`, `restore URL POINT FILE`, `scale URL SIZE`."""
+    """`create URL LEVEL`, `backup URL DISK EXTENTS BASE NAME`, `read URL DISK`, `restore URL POINT FILE`, `scale URL SIZE`."""
     step, url, *rest = arguments
     if step == "create":
         Repository.create(url, options=RepositoryOptions(compression_level=int(rest[0]))).close()
@@ -188,6 +209,8 @@ def main(arguments: list[str]) -> None:
         result = measured(
             lambda: backup(url, Path(disk), extents, None if base == "-" else base, name)
         )
+    elif step == "read":
+        result = measured(lambda: read_and_hash(Path(rest[0])))
     elif step == "restore":
         result = measured(lambda: restore(url, rest[0], Path(rest[1])))
     else:
