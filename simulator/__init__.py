@@ -6,6 +6,7 @@ with the product, so that a misreading of the API cannot pass every test. `docs/
 
 from simulator.clock import Clock
 from simulator.errors import GuestError, MissingToolError, SimulatorError, StateInUseError
+from simulator.faults import FaultPlan, load_plan
 from simulator.filesystems import inspect_image
 from simulator.settings import Settings
 from simulator.simulation import Simulator, Worker, serve
@@ -13,6 +14,7 @@ from simulator.story import Story
 
 __all__ = [
     "Clock",
+    "FaultPlan",
     "GuestError",
     "MissingToolError",
     "Settings",
@@ -22,5 +24,6 @@ __all__ = [
     "Story",
     "Worker",
     "inspect_image",
+    "load_plan",
     "serve",
 ]

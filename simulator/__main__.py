@@ -24,8 +24,11 @@ def main() -> int:
         "--size", type=float, default=1.0, help="scale of the disks; 1.0 is 300 MiB of data"
     )
     parser.add_argument("--seed", default=DEFAULT_SEED, help="chooses what the disks hold")
+    parser.add_argument("--faults", type=Path, help="JSON file that says what goes wrong and when")
     given = parser.parse_args()
-    return serve(port=given.port, state=given.state, size=given.size, seed=given.seed)
+    return serve(
+        port=given.port, state=given.state, size=given.size, seed=given.seed, faults=given.faults
+    )
 
 
 if __name__ == "__main__":

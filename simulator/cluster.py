@@ -24,6 +24,7 @@ from simulator.devices import AttachedDisk, DeviceFolders
 from simulator.disks import DiskStore
 from simulator.documents import Document, Documents, Record
 from simulator.errors import NotFoundError, PreconditionError, RefusedError, StateInUseError
+from simulator.faults import FaultPlayer, TaskTrouble
 from simulator.settings import Settings
 from simulator.tasks import RunningTask, TaskRunner
 
@@ -49,12 +50,21 @@ class Cluster:
     gives the directory free; what is in it then, or after a kill, is what the next one begins with.
     """
 
-    def __init__(self, state: Path, *, settings: Settings, clock: Clock, seed: str) -> None:
+    def __init__(
+        self,
+        state: Path,
+        *,
+        settings: Settings,
+        clock: Clock,
+        seed: str,
+        faults: FaultPlayer | None = None,
+    ) -> None:
         state.mkdir(parents=True, exist_ok=True)
         self.state = state
         self.settings = settings
         self.clock = clock
         self.seed = seed
+        self.faults = faults or FaultPlayer()
         self._lock_file = _lock(state)
         self.documents = Documents(state / "state.sqlite")
         self.disks = DiskStore(state / "vdisks", self.documents, self.new_id)
@@ -116,7 +126,7 @@ class Cluster:
             expires = record.document.get("expirationTime")
             if expires and parse_stamp(expires) <= now:
                 OPERATIONS["DeleteRecoveryPoint"](
-                    self, RunningTask("", "", {"extId": record.ext_id}, self.documents, self.clock)
+                    self, RunningTask("", "", {"extId": record.ext_id}, self.documents)
                 )
                 gone.append(record.ext_id)
         return gone
@@ -152,13 +162,16 @@ class Cluster:
         private: Document | None = None,
     ) -> str:
         """Queue an operation; returns the task id. Only within `documents.change()`."""
+        trouble = self.faults.for_task(name)
+        honest_s = self.settings.task_s if duration_s is None else duration_s
+        is_slow = trouble is not None and trouble.outcome == "slow"
         return self.tasks.submit(
             name,
             arguments,
-            duration_s=self.settings.task_s if duration_s is None else duration_s,
+            duration_s=trouble.delay_s if trouble is not None and is_slow else honest_s,
             entities=entities or [],
             cluster_ext_id=self.aos.ext_id,
-            private=private,
+            private={**_hidden_trouble(trouble), **(private or {})},
         )
 
     def _perform(self, task: RunningTask) -> None:
@@ -197,11 +210,23 @@ class Cluster:
             record = self.documents.find("vm", vm_ext_id)
             if record is None or not record.private.get("is_worker"):
                 return
-            is_on = record.document["powerState"] == "ON"
+            name = record.document["name"]
+            is_on = record.document["powerState"] == "ON" and not self.faults.hides_devices(name)
             for disk in self.attached_disks(record) if is_on else []:
                 self.disks.expose(disk.vdisk_id)
             shown = self.attached_disks(record) if is_on else []
-            self.devices.show(record.document["name"], shown)
+            self.devices.show(name, shown)
+
+
+def _hidden_trouble(trouble: TaskTrouble | None) -> Document:
+    """What a task record keeps of the trouble it is in, so that a restart does not heal it."""
+    if trouble is None or trouble.outcome == "slow":
+        return {}
+    if trouble.outcome == "stuck":
+        return {"is_stuck": True}
+    cause = {"message": trouble.message, "code": trouble.code, "group": trouble.group}
+    when = "fails_with" if trouble.outcome == "fails" else "fails_after_with"
+    return {when: cause, "tells": trouble.tells}
 
 
 def entity_tag(content: Document, revision: int = 0) -> str:

@@ -1,15 +1,16 @@
 """Everything that the simulator raises.
 
     SimulatorError
-    ├── MissingToolError        a program of e2fsprogs is not installed
-    ├── ToolFailedError         such a program ran and said no
-    ├── StateInUseError         another simulator has the state directory open
+    ├── MissingToolError   a program of e2fsprogs is not installed
+    ├── ToolFailedError    such a program ran and said no
+    ├── StateInUseError    another simulator has the state directory open
+    ├── BadFaultPlanError  a plan of faults cannot be read
     ├── GuestError         a guest cannot do what was asked (no such file, no space)
-    └── RefusedError            what the API answers with an error body, or a task fails with
-        ├── NotFoundError           404
-        ├── SchemaError      400, with the other body shape (SchemaValidationError)
-        ├── PreconditionError       412, entity tags
-        └── UnauthorisedError       401 or 403
+    └── RefusedError       what the API answers with an error body, or a task fails with
+        ├── NotFoundError      404
+        ├── SchemaError        400, with the other body shape (SchemaValidationError)
+        ├── PreconditionError  412, entity tags
+        └── UnauthorisedError  401 or 403
 
 A `RefusedError` carries all that the two places where it ends up need: the HTTP skin and the task record.
 """
@@ -49,6 +50,14 @@ class StateInUseError(SimulatorError):
             f"Another simulator is using the state directory {directory}. "
             "Stop it, or give this one another directory."
         )
+
+
+class BadFaultPlanError(SimulatorError):
+    """A plan of faults is not one."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        self.source, self.reason = source, reason
+        super().__init__(f"The fault plan of {source} cannot be used: {reason}.")
 
 
 class GuestError(SimulatorError):

@@ -168,7 +168,7 @@ def _put_vm(cluster: Cluster, plan: VmPlan, vdisks: dict[str, str]) -> None:
             "bootOrder": ["DISK", "CDROM", "NETWORK"],
         }
         spec["machineType"] = "Q35"
-    task = RunningTask("", "", {}, cluster.documents, cluster.clock)
+    task = RunningTask("", "", {}, cluster.documents)
     document, _groups = build_vm(cluster, task, ext_id, spec)
     container = own_id(cluster, "default-container")
     document["disks"] = [

@@ -9,20 +9,19 @@ import ssl
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import trustme
 import uvicorn
-from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as WireRequest
 from starlette.responses import Response as WireResponse
-from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from simulator.api.doors import Request, Response
 
 log = logging.getLogger(__name__)
 
-_METHODS = ["GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"]
 _START_S_MAX = 10.0
 _DRAIN_S = 0.5
 Respond = Callable[[Request], Response]
@@ -67,21 +66,42 @@ def bind_pair(port: int) -> tuple[socket.socket, socket.socket]:
     return central, element
 
 
-def application(respond: Respond) -> Starlette:
+def application(respond: Respond) -> ASGIApp:
     """An ASGI application that hands every request to `respond`, in a thread."""
 
-    async def endpoint(wire: WireRequest) -> WireResponse:
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        wire = WireRequest(scope, receive)
         request = Request(
             method=wire.method,
-            path=wire.scope["path"],
+            path=scope["path"],
             query=dict(wire.query_params),
             headers={name.lower(): value for name, value in wire.headers.items()},
             body=await wire.body(),
         )
         response = await run_in_threadpool(respond, request)
-        return WireResponse(response.body, response.status, dict(response.headers))
+        if response.connection != "whole":
+            await _break_off(response, send)
+            return
+        answer = WireResponse(response.body, response.status, dict(response.headers))
+        await answer(scope, receive, send)
 
-    return Starlette(routes=[Route("/{path:path}", endpoint, methods=_METHODS)])
+    return serve
+
+
+async def _break_off(response: Response, send: Send) -> None:
+    """Close the connection before an answer, or in the middle of one.
+
+    ASGI has no word for this, so it takes the transport from the protocol object that `send` belongs to.
+    """
+    if response.connection == "half":
+        headers = {**response.headers, "content-length": str(len(response.body))}
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": response.status, "headers": raw})
+        half = response.body[: len(response.body) // 2]
+        await send({"type": "http.response.body", "body": half, "more_body": True})
+    cycle: Any = getattr(send, "__self__", None)
+    if cycle is not None:
+        cycle.transport.close()
 
 
 class Listener:

@@ -18,10 +18,12 @@ from typing import Any, Self
 
 from simulator.api import dataprotection, iam, images, inventory, prism, vm_devices, vmm, volumes
 from simulator.api.admin import administrator
-from simulator.api.doors import ADMIN_PATH, USERNAME, Doors, Request, Response
+from simulator.api.doors import ADMIN_PATH, USERNAME, Doors, Request, Response, Side
+from simulator.api.trouble import TroubledDoors
 from simulator.clock import Clock
 from simulator.cluster import Cluster
 from simulator.errors import SimulatorError
+from simulator.faults import FaultPlan, FaultPlayer, load_plan
 from simulator.filesystems import require_tools
 from simulator.population import populate
 from simulator.server import Listener, bind_pair, prepare_certificates
@@ -70,10 +72,12 @@ class Simulator:
         seed: str = DEFAULT_SEED,
         settings: Settings | None = None,
         clock: Clock | None = None,
+        faults: FaultPlan | None = None,
     ) -> None:
         self._state, self._port, self._size, self._seed = state, port, size, seed
         self._settings = settings or Settings()
         self._clock = clock or Clock()
+        self._faults = FaultPlayer(faults)
         self._resources = ExitStack()
         self.username = USERNAME
         self.cluster: Cluster
@@ -107,7 +111,13 @@ class Simulator:
             state = Path(
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="ahvault-simulator-"))
             )
-        self.cluster = Cluster(state, settings=self._settings, clock=self._clock, seed=self._seed)
+        self.cluster = Cluster(
+            state,
+            settings=self._settings,
+            clock=self._clock,
+            seed=self._seed,
+            faults=self._faults,
+        )
         stack.callback(self.cluster.close)
         if self.cluster.is_new:
             populate(self.cluster, self._size)
@@ -121,7 +131,7 @@ class Simulator:
     ) -> None:
         """Open both listeners. Each must know both addresses, so sockets come before doors."""
         urls: dict[str, str] = {}
-        doors: dict[str, Doors] = {}
+        doors: dict[Side, TroubledDoors] = {}
 
         def central(request: Request) -> Response:
             return doors["central"].respond(request)
@@ -135,8 +145,10 @@ class Simulator:
         )
         urls |= {"central": listeners[0].url, "element": listeners[1].url}
         admin = administrator(self.story)
-        doors["central"] = Doors(self.cluster, "central", CATALOGUES, admin, urls)
-        doors["element"] = Doors(self.cluster, "element", CATALOGUES, admin, urls)
+        sides: tuple[Side, ...] = ("central", "element")
+        for side in sides:
+            honest = Doors(self.cluster, side, CATALOGUES, admin, urls)
+            doors[side] = TroubledDoors(honest, side, self.cluster, self._faults)
         for listener in listeners:
             stack.callback(listener.stop)
             listener.start()
@@ -195,17 +207,19 @@ def serve(
     size: float = 1.0,
     seed: str = DEFAULT_SEED,
     settings: Settings | None = None,
+    faults: Path | None = None,
 ) -> int:
     """Run until SIGTERM or SIGINT; returns an exit code (0; 1 after a message on standard error).
 
-    When ready, prints one line of JSON to standard output (`Simulator.describe`). Only in a main thread.
+    `faults` names a file with a plan of faults. When ready, prints one line of JSON to standard output (`Simulator.describe`). Only in a main thread.
     """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
+        plan = load_plan(faults) if faults is not None else None
         with Simulator(
-            state=state, port=port, size=size, seed=seed, settings=settings
+            state=state, port=port, size=size, seed=seed, settings=settings, faults=plan
         ) as simulator:
             sys.stdout.write(json.dumps(simulator.describe()) + "\n")
             sys.stdout.flush()

@@ -12,6 +12,7 @@ from simulator import guests
 from simulator.cluster import OPERATIONS, Cluster
 from simulator.documents import Document, Record
 from simulator.errors import GuestError, NotFoundError
+from simulator.faults import parse_plan
 from simulator.hardware import (
     address_of,
     disk_document,
@@ -179,6 +180,27 @@ class Story:
         self._cluster.expire_recovery_points()
         return self._cluster.clock.now().isoformat()
 
+    def set_host_state(self, host: str, *, is_up: bool) -> None:
+        """Take a host down or bring it back; what ran on it restarts on another that is up."""
+        found = self._named("host", "hostName", host)
+        with self._cluster.documents.change():
+            state = "ACROPOLIS_NORMAL" if is_up else "DISCONNECTED"
+            node = "NORMAL" if is_up else "UNREACHABLE"
+            hypervisor = {**found.document["hypervisor"], "state": state}
+            shown = {**found.document, "hypervisor": hypervisor, "nodeStatus": node}
+            self._cluster.documents.put("host", found.ext_id, shown)
+        for vm in self._cluster.documents.all("vm") if not is_up else ():
+            if (vm.document.get("host") or {}).get("extId") == found.ext_id:
+                self._do("SetVmPower", {"extId": vm.ext_id, "action": "power-on"})
+
+    def set_faults(self, plan: dict[str, Any]) -> None:
+        """Begin a plan of faults; an empty one ends all trouble."""
+        self._cluster.faults.change(parse_plan(plan))
+
+    def struck_faults(self) -> list[int]:
+        """How often each fault of the current plan has struck."""
+        return self._cluster.faults.struck()
+
     # -- truth ---------------------------------------------------------------------------------
 
     def frozen(self, disk_recovery_point: str) -> dict[str, Any]:
@@ -211,7 +233,7 @@ class Story:
     # -- finding -------------------------------------------------------------------------------
 
     def _do(self, name: str, arguments: Document) -> None:
-        task = RunningTask("", name, arguments, self._cluster.documents, self._cluster.clock)
+        task = RunningTask("", name, arguments, self._cluster.documents)
         OPERATIONS[name](self._cluster, task)
 
     def _named(self, kind: str, field: str, wanted: str) -> Record:

@@ -53,13 +53,13 @@ class Outcome:
 
 @dataclass(slots=True)
 class RunningTask:
-    """What an operation sees of its own task."""
+    """What an operation sees of its own task. `end` records how it ended, within its change."""
 
     ext_id: str
     operation: str
     arguments: Document
     documents: Documents
-    clock: Clock
+    end: Callable[[Outcome], None] = lambda _outcome: None
     new_disks: list[str] = field(default_factory=list)
 
     def owns(self, vdisk_id: str) -> str:
@@ -69,15 +69,11 @@ class RunningTask:
 
     @contextmanager
     def finishing(self) -> Iterator[Outcome]:
-        """Change documents and end the task as succeeded, both or neither."""
+        """Change documents and end the task, both or neither."""
         outcome = Outcome()
         with self.documents.change():
             yield outcome
-            record = self.documents.find("task", self.ext_id)
-            if record is not None:
-                self.documents.put(
-                    "task", self.ext_id, _succeeded(record.document, outcome, self.clock)
-                )
+            self.end(outcome)
         self.new_disks.clear()
 
 
@@ -245,7 +241,13 @@ class TaskRunner:
     def _run(self, record: Record) -> None:
         operation = str(record.document["operation"])
         arguments = record.private["arguments"]
-        task = RunningTask(record.ext_id, operation, arguments, self._documents, self._clock)
+        task = RunningTask(
+            record.ext_id,
+            operation,
+            arguments,
+            self._documents,
+            end=lambda outcome: self._end(record, outcome),
+        )
         try:
             if "fails_with" in record.private:
                 raise RefusedError(**record.private["fails_with"])
@@ -256,6 +258,13 @@ class TaskRunner:
         except BaseException:
             self._give_up(task)
             raise
+
+    def _end(self, record: Record, outcome: Outcome) -> None:
+        """The work is done; whether its client hears so is another matter."""
+        done = _succeeded(record.document, outcome, self._clock)
+        self._documents.put("task", record.ext_id, done)
+        if "fails_after_with" in record.private:
+            self._fail(record.ext_id, RefusedError(**record.private["fails_after_with"]))
 
     def _fail(self, ext_id: str, refusal: RefusedError) -> None:
         with self._documents.change():
@@ -288,6 +297,8 @@ class TaskRunner:
 
 def _failure_texts(told: str, refusal: RefusedError) -> Document:
     """Where a failed task says why: in its messages, in the legacy text only, or nowhere (§9)."""
+    if told == "nothing":
+        return {}
     if told == "legacy":
         return {"errorMessages": [], "legacyErrorMessage": refusal.message}
     if told == "subtask":

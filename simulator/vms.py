@@ -192,11 +192,21 @@ def set_power(cluster: Cluster, task: RunningTask) -> None:
     """Power a VM on or off; a VM has a host only while it runs (nutanix-v4 §13)."""
     vm = require_vm(cluster, task.arguments["extId"])
     state = POWER_ACTIONS[task.arguments["action"]]
-    host = reference("HostReference", vm.private["affinity_host"]) if state == "ON" else None
+    host = _host_that_is_up(cluster, vm) if state == "ON" else None
     with task.finishing() as outcome:
         put_vm(cluster, vm.ext_id, powerState=state, host=host)
         outcome.affects(VM_REL, vm.ext_id)
     cluster.refresh_devices(vm.ext_id)
+
+
+def _host_that_is_up(cluster: Cluster, vm: Record) -> Document:
+    """The host that a VM starts on: the one it was placed on, unless that is down."""
+    hosts = cluster.documents.all("host")
+    hosts.sort(key=lambda host: host.ext_id != vm.private["affinity_host"])
+    for host in hosts:
+        if host.document["nodeStatus"] == "NORMAL":
+            return reference("HostReference", host.ext_id)
+    raise refuse("No host is up.", code="VMM-20010", group="VM_NO_HOST_AVAILABLE")
 
 
 @operation("MigrateVm")

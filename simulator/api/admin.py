@@ -12,10 +12,16 @@ from pydantic import ConfigDict, ValidationError, validate_call
 
 from simulator.api.doors import Admin
 from simulator.documents import Document
-from simulator.errors import GuestError, RefusedError, SchemaError, ToolFailedError
+from simulator.errors import (
+    BadFaultPlanError,
+    GuestError,
+    RefusedError,
+    SchemaError,
+    ToolFailedError,
+)
 from simulator.story import Story
 
-ACTIONS = [
+ACTIONS = (
     "write_file",
     "append_file",
     "delete_file",
@@ -29,10 +35,13 @@ ACTIONS = [
     "remove_disk",
     "replace_disk",
     "delete_recovery_point",
+    "set_host_state",
     "advance_clock",
+    "set_faults",
+    "struck_faults",
     "frozen",
     "describe",
-]
+)
 
 
 def administrator(story: Story) -> Admin:
@@ -51,7 +60,7 @@ def administrator(story: Story) -> Admin:
         except ValidationError as error:
             first = error.errors()[0]
             raise SchemaError(f"{first['loc']}: {first['msg']}", str(first["loc"][0])) from error
-        except (GuestError, ToolFailedError) as error:
+        except (GuestError, ToolFailedError, BadFaultPlanError) as error:
             raise RefusedError(str(error), code="SIM-10001", group="GUEST_ERROR") from error
 
     return act

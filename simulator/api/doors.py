@@ -59,6 +59,7 @@ class Response:
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+    connection: Literal["whole", "half", "dropped"] = "whole"
 
 
 Admin = Callable[[str, Document], Any]
@@ -85,16 +86,15 @@ class Doors:
 
     def respond(self, request: Request) -> Response:
         """Answer one request. Never raises for what a client did."""
-        namespace, minor = self._address(request.path)
         try:
-            response = self._pass(request)
+            return self._with_headers(request, self._pass(request))
         except RefusedError as refusal:
-            response = self._refused(refusal, request, namespace, minor)
+            return self.refuse(refusal, request)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             # A body of a shape that no handler expects, for example a text where an object belongs.
-            misshaped = SchemaError(f"The request has an unexpected shape: {error!r}", "body")
-            response = self._refused(misshaped, request, namespace, minor)
-        return self._with_headers(request, response)
+            return self.refuse(
+                SchemaError(f"The request has an unexpected shape: {error!r}", "body"), request
+            )
 
     def _address(self, path: str) -> tuple[str, int]:
         match = _VERSIONED.match(path)
@@ -320,11 +320,19 @@ class Doors:
         headers = {**self._limiter.headers(), **response.headers}
         gives_cookie = self._side == "central" and self._cluster.settings.gives_cookies
         if gives_cookie and response.status < 400 and not self._has_session(request):
-            life_s = self._cluster.settings.cookie_life_s
-            claims = {"kind": "session", "exp": self._cluster.clock.now_s() + life_s}
-            token = tokens.sign(claims, self._cluster.secret)
-            headers["set-cookie"] = f"{_SESSION_COOKIE}={token}; Path=/; Secure; HttpOnly"
+            headers["set-cookie"] = f"{self.session_cookie()}; Path=/; Secure; HttpOnly"
         return Response(response.status, response.body, headers)
+
+    def session_cookie(self) -> str:
+        """A new session as `name=value`."""
+        life_s = self._cluster.settings.cookie_life_s
+        claims = {"kind": "session", "exp": self._cluster.clock.now_s() + life_s}
+        return f"{_SESSION_COOKIE}={tokens.sign(claims, self._cluster.secret)}"
+
+    def refuse(self, refusal: RefusedError, request: Request) -> Response:
+        """The answer that a refusal becomes."""
+        namespace, minor = self._address(request.path)
+        return self._with_headers(request, self._refused(refusal, request, namespace, minor))
 
 
 def _family(rest: str) -> str:
