@@ -21,8 +21,6 @@
 Every error carries the fields its message is built from. None ever carries a secret.
 """
 
-
-
 from __future__ import annotations
 
 from typing import ClassVar
