@@ -13,6 +13,7 @@ from blocks import AhvCluster, BackupRepository, BackupWorkers
 from jobs import (
     BackupJob,
     BackupSession,
+    Observers,
     SessionFailed,
     SessionResult,
     VmResult,
@@ -22,6 +23,7 @@ from jobs import (
     open_backup_session,
 )
 from tasks import (
+    RunLog,
     abandon_snapshot,
     attach_disks,
     clean_up_leftovers,
@@ -66,7 +68,7 @@ def backup(
                 repository=stack.enter_context(repository.open()),
                 workers=workers.workers,
                 job=job,
-                observer=current_observer(),
+                observer=Observers(current_observer(), RunLog()),
             )
         )
         stack.enter_context(working_in(session))

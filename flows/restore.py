@@ -9,6 +9,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from blocks import AhvCluster, BackupRepository, BackupWorkers
 from jobs import (
+    Observers,
     RestoreResult,
     VmStory,
     current_observer,
@@ -17,6 +18,7 @@ from jobs import (
     told_to_the_end,
 )
 from tasks import (
+    RunLog,
     attach_blank_disks,
     choose_target,
     clean_up_leftovers,
@@ -69,7 +71,7 @@ def restore_vm(
                 repository=store,
                 workers=workers.workers,
                 job_name="restore",
-                observer=current_observer(),
+                observer=Observers(current_observer(), RunLog()),
             )
         )
         stack.enter_context(working_in(session))

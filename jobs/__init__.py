@@ -17,7 +17,7 @@ from jobs.figures import human_bytes, human_duration, human_rate, human_ratio, u
 from jobs.journal import Entry, Journal
 from jobs.markdown import session_markdown
 from jobs.model import BackupJob, Scope, WorkerSpec
-from jobs.progress import NullObserver, Observer, current_observer, observed_by
+from jobs.progress import NullObserver, Observer, Observers, current_observer, observed_by
 from jobs.reconcile import Leftover, find_leftovers, remove_leftovers
 from jobs.restore import (
     RestoreResult,
@@ -63,6 +63,7 @@ __all__ = [
     "NothingToBackUp",
     "NullObserver",
     "Observer",
+    "Observers",
     "ReadMethod",
     "Reference",
     "RestoreRefused",

@@ -19,10 +19,14 @@ class Scope(BaseModel):
 
     vms: Annotated[
         tuple[str, ...],
-        Field(description="VMs by name or id. Leave empty to protect every VM of the cluster."),
+        Field(
+            title="VMs",
+            description="VMs by name or id. Leave empty to protect every VM of the cluster.",
+        ),
     ] = ()
     exclude: Annotated[
-        tuple[str, ...], Field(description="VMs by name or id that are never backed up.")
+        tuple[str, ...],
+        Field(title="Except", description="VMs by name or id that are never backed up."),
     ] = ()
 
     def describe(self) -> str:
@@ -59,8 +63,9 @@ class BackupJob(BaseModel):
     name: Annotated[
         str,
         Field(
+            title="Job name",
             description="Name of the job. Restore points and snapshots carry it; renaming a job "
-            "starts its incrementals anew."
+            "starts its incrementals anew.",
         ),
     ] = "adhoc"
     scope: Annotated[Scope, Field(description="Which VMs are protected.")] = Scope()
@@ -71,13 +76,20 @@ class BackupJob(BaseModel):
         ),
     ] = "crash"
     parallel_vms: Annotated[
-        int, Field(ge=1, le=64, description="How many VMs are processed at the same time.")
+        int,
+        Field(
+            ge=1,
+            le=64,
+            title="VMs at a time",
+            description="How many VMs are processed at the same time.",
+        ),
     ] = 2
     reference_expiry_days: Annotated[
         int,
         Field(
             ge=2,
             le=365,
+            title="Days until an unused snapshot expires",
             description="Safety net: the cluster drops our recovery point after this many days if no "
             "later run did. Must lie well beyond the longest gap between runs (N5).",
         ),

@@ -57,6 +57,40 @@ class NullObserver:
         """Ignored."""
 
 
+class Observers:
+    """Tells several observers the same."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def vm_started(self, vm_id: str, vm_name: str) -> None:
+        """Told to all."""
+        for each in self._observers:
+            each.vm_started(vm_id, vm_name)
+
+    def step(self, vm_id: str, text: str) -> None:
+        """Told to all."""
+        for each in self._observers:
+            each.step(vm_id, text)
+
+    def disk_started(
+        self, vm_id: str, disk_id: str, label: str, to_read_bytes: int, counters: TransferCounters
+    ) -> None:
+        """Told to all."""
+        for each in self._observers:
+            each.disk_started(vm_id, disk_id, label, to_read_bytes, counters)
+
+    def disk_finished(self, vm_id: str, disk_id: str) -> None:
+        """Told to all."""
+        for each in self._observers:
+            each.disk_finished(vm_id, disk_id)
+
+    def vm_finished(self, result: VmResult) -> None:
+        """Told to all."""
+        for each in self._observers:
+            each.vm_finished(result)
+
+
 _observer: ContextVar[Observer | None] = ContextVar("ahvault_observer", default=None)
 
 

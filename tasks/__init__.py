@@ -2,7 +2,7 @@
 
 from tasks.context import current_backup, current_session, current_story, working_in, working_on
 from tasks.disks import commit_point, plan_reads, transfer_disks
-from tasks.report import progress_artifact, report_session
+from tasks.report import RunLog, progress_artifact, report_session
 from tasks.restore import (
     attach_blank_disks,
     choose_target,
@@ -21,6 +21,7 @@ from tasks.snapshots import (
 from tasks.upkeep import clean_up_leftovers, prepare_workers, select_vms
 
 __all__ = [
+    "RunLog",
     "abandon_snapshot",
     "attach_blank_disks",
     "attach_disks",

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prefect import task
-
 import jobs
 from jobs import Attachment, DiskPlan, DiskSnapshot, Reference, Snapshot
 from repository import DiskRecord, RestorePoint
 from tasks.context import current_backup, current_story
 from tasks.gather import finish_all, quoted
-from tasks.policy import STEP
+from tasks.policy import step
 
 
-@task(name="plan-reads", **STEP)
+@step("plan-reads")
 def plan_reads(snapshot: Snapshot, reference: Reference) -> list[DiskPlan]:
     """Ask the cluster, per disk, what changed, else what is allocated, else read all (B1-B7)."""
     story = current_story()
@@ -25,7 +23,7 @@ def plan_reads(snapshot: Snapshot, reference: Reference) -> list[DiskPlan]:
     return plans
 
 
-@task(name="transfer-disk", task_run_name="transfer-{label}", **STEP)
+@step("transfer-disk", run_name="transfer-{label}")
 def transfer_disk(
     label: str,  # noqa: ARG001 - names the task run
     index: int,
@@ -73,7 +71,7 @@ def transfer_disks(
         return finish_all(futures)
 
 
-@task(name="commit-point", **STEP)
+@step("commit-point")
 def commit_point(
     snapshot: Snapshot, reference: Reference, records: list[DiskRecord]
 ) -> RestorePoint:

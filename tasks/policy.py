@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def is_transient(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -15,21 +20,17 @@ def is_transient(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> boo
     return bool(getattr(error, "is_transient", False))
 
 
-class StepOptions(TypedDict):
-    """Options common to all steps."""
+def step(name: str, *, run_name: str | None = None) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """A Prefect task that is a step of a run; `run_name` may use the step's parameters.
 
-    cache_policy: Any
-    retries: int
-    retry_delay_seconds: Any
-    retry_jitter_factor: float
-    retry_condition_fn: Any
-
-
-STEP: StepOptions = {
-    # A cached "snapshot taken" could name a snapshot that a cleanup has removed since.
-    "cache_policy": NO_CACHE,
-    "retries": 2,
-    "retry_delay_seconds": exponential_backoff(backoff_factor=5),
-    "retry_jitter_factor": 0.5,
-    "retry_condition_fn": is_transient,
-}
+    Never cached: a cached "snapshot taken" could name a snapshot that a cleanup has removed since.
+    """
+    return task(
+        name=name,
+        task_run_name=run_name or name,
+        cache_policy=NO_CACHE,
+        retries=2,
+        retry_delay_seconds=exponential_backoff(backoff_factor=5),
+        retry_jitter_factor=0.5,
+        retry_condition_fn=is_transient,
+    )

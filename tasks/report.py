@@ -14,20 +14,30 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from uuid import UUID
 
-from prefect import task
+from prefect import get_run_logger
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
     update_progress_artifact,
 )
-from prefect.cache_policies import NO_CACHE
 
-from jobs import SessionResult, VmStory, session_markdown
+from jobs import NullObserver, SessionResult, VmStory, session_markdown
 from tasks.context import current_backup, current_story
+from tasks.policy import step
 
 log = logging.getLogger(__name__)
 
 PERIOD_S = 5.0
+
+
+class RunLog(NullObserver):
+    """Writes the steps of a VM to the log of the run that takes them."""
+
+    def step(self, vm_id: str, text: str) -> None:  # noqa: ARG002 - the run's name says which VM
+        """One line, a warning where the text is one."""
+        logger = get_run_logger()
+        told = logger.warning if text.startswith("warning: ") else logger.info
+        told(text.removeprefix("warning: "))
 
 
 @contextmanager
@@ -60,7 +70,7 @@ def _report_progress(key: str, story: VmStory, ended: threading.Event) -> None:
             log.debug("Progress of %s was not shown: %s", story.vm_name, error)
 
 
-@task(name="report-session", cache_policy=NO_CACHE)
+@step("report-session")
 def report_session(cleaned: list[str]) -> SessionResult:
     """Store the session's report with the repository, and show it as an artifact."""
     session = current_backup()

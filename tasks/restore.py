@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from prefect import task
-
 import jobs
 from jobs import Attachment, RestoreTarget
 from repository import DiskRecord, RestorePoint
 from tasks.context import current_session, current_story
 from tasks.gather import finish_all, quoted
-from tasks.policy import STEP
+from tasks.policy import step
 
 
-@task(name="choose-target", **STEP)
+@step("choose-target")
 def choose_target(point: RestorePoint, vm_name: str, container: str | None) -> RestoreTarget:
     """Decide and check where the VM goes, before anything is created."""
     target = jobs.choose_target(
@@ -23,7 +21,7 @@ def choose_target(point: RestorePoint, vm_name: str, container: str | None) -> R
     return target
 
 
-@task(name="attach-blank-disks", **STEP)
+@step("attach-blank-disks")
 def attach_blank_disks(point: RestorePoint, target: RestoreTarget) -> Attachment | None:
     """Create blank disks and attach them to a worker."""
     story = current_story()
@@ -35,7 +33,7 @@ def attach_blank_disks(point: RestorePoint, target: RestoreTarget) -> Attachment
     return attachment
 
 
-@task(name="restore-disk", task_run_name="restore-{label}", **STEP)
+@step("restore-disk", run_name="restore-{label}")
 def restore_disk(
     label: str,  # noqa: ARG001 - names the task run
     index: int,
@@ -66,7 +64,7 @@ def restore_disks(point: RestorePoint, attachment: Attachment | None) -> None:
         finish_all(futures)
 
 
-@task(name="create-vm", **STEP)
+@step("create-vm")
 def create_restored_vm(
     point: RestorePoint, target: RestoreTarget, attachment: Attachment | None
 ) -> str:
@@ -78,7 +76,7 @@ def create_restored_vm(
     return vm_id
 
 
-@task(name="power-on-vm", **STEP)
+@step("power-on-vm")
 def power_on_vm(vm_id: str) -> None:
     """Power on the restored VM."""
     current_session().client.power_on(vm_id)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 
-from prefect import task
-
 import jobs
 from jobs import Attachment, Reference, Snapshot
 from nutanix import NutanixError
 from tasks.context import current_backup, current_session, current_story
-from tasks.policy import STEP
+from tasks.policy import step
 
 log = logging.getLogger(__name__)
 
 
-@task(name="take-snapshot", **STEP)
+@step("take-snapshot")
 def take_snapshot(vm_id: str) -> Snapshot:
     """Take the VM's recovery point and read back what it holds."""
     story = current_story()
@@ -27,7 +25,7 @@ def take_snapshot(vm_id: str) -> Snapshot:
     return snapshot
 
 
-@task(name="find-reference", **STEP)
+@step("find-reference")
 def find_reference(vm_id: str) -> Reference:
     """The VM's newest restore point in this job, and whether its recovery point still stands."""
     reference = jobs.find_reference(current_backup(), vm_id)
@@ -35,7 +33,7 @@ def find_reference(vm_id: str) -> Reference:
     return reference
 
 
-@task(name="attach-disks", **STEP)
+@step("attach-disks")
 def attach_disks(snapshot: Snapshot) -> Attachment | None:
     """Bring the snapshot's disks to a worker: same host, else same cluster, else any (W1, W2)."""
     story = current_story()
@@ -49,7 +47,7 @@ def attach_disks(snapshot: Snapshot) -> Attachment | None:
     return attachment
 
 
-@task(name="detach-disks", **STEP)
+@step("detach-disks")
 def detach_disks(attachment: Attachment | None) -> None:
     """Detach and delete the volume group. What stays behind is a warning, never a failed backup."""
     if attachment is None:
@@ -59,7 +57,7 @@ def detach_disks(attachment: Attachment | None) -> None:
         current_story().warn(left)
 
 
-@task(name="abandon-snapshot", **STEP)
+@step("abandon-snapshot")
 def abandon_snapshot(snapshot: Snapshot) -> None:
     """Delete the recovery point of a VM that failed, and keep the old reference (N6)."""
     try:
@@ -68,7 +66,7 @@ def abandon_snapshot(snapshot: Snapshot) -> None:
         log.warning("The recovery point of %s is left to the next run: %s", snapshot.vm_name, error)
 
 
-@task(name="settle-snapshot", **STEP)
+@step("settle-snapshot")
 def settle_snapshot(snapshot: Snapshot, reference: Reference) -> None:
     """The new recovery point becomes the reference, and the old one goes (S8, N4)."""
     try:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from prefect import task
-
 from jobs import VmTarget, find_leftovers, remove_leftovers, resolve_scope
 from tasks.context import current_backup, current_session
-from tasks.policy import STEP
+from tasks.policy import step
 
 
-@task(name="clean-up-leftovers", **STEP)
+@step("clean-up-leftovers")
 def clean_up_leftovers() -> list[str]:
     """Remove what killed sessions left on the cluster; returns what was removed, in words."""
     run = current_session()
@@ -21,13 +19,13 @@ def clean_up_leftovers() -> list[str]:
     )
 
 
-@task(name="prepare-workers", **STEP)
+@step("prepare-workers")
 def prepare_workers() -> list[str]:
     """Find, power on and test the workers; returns the ids of their VMs."""
     return current_session().workers.prepare()
 
 
-@task(name="select-vms", **STEP)
+@step("select-vms")
 def select_vms(worker_ids: list[str]) -> list[VmTarget]:
     """The VMs of the job's scope; workers are never backed up (E4, W15)."""
     session = current_backup()
