@@ -8,8 +8,10 @@ the user's other Prefect work is left alone. Whatever the user set in the enviro
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,7 +63,7 @@ def flows_ready() -> Iterator[None]:
         temporary_settings,
     )
 
-    start_server()
+    start_server().result()
     if PREFECT_API_URL.value():
         yield
         return
@@ -69,11 +71,30 @@ def flows_ready() -> Iterator[None]:
         yield
 
 
-def start_server() -> None:
-    """Return once the configured server, or else the embedded one, answers.
+def start_server() -> Future[None]:
+    """Begin to start the embedded server, or to reach the configured one, in a thread of its own.
 
-    Thread-safe; a second call finds the server running. Raises `PrefectUnavailable`.
+    The future is done once it answers, or has `PrefectUnavailable`. A second call finds the first
+    one's server. Ctrl-C in a terminal goes to every process of the command; the server is started
+    deaf to it, because the flows still need it to clean up. It ends with this process.
     """
+    outcome: Future[None] = Future()
+
+    def start() -> None:
+        # A blocked signal stays blocked in the processes that this thread starts.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            _wait_for_answer()
+        except BaseException as error:  # noqa: BLE001 - raised again where the future is asked
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(None)
+
+    threading.Thread(target=start, name="prefect-start", daemon=True).start()
+    return outcome
+
+
+def _wait_for_answer() -> None:
     from httpx import HTTPError
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL

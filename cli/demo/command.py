@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +11,7 @@ import typer
 
 from cli.config import Settings
 from cli.demo.site import Site, open_folder, start_site
-from cli.errors import DemoFailed, PrefectUnavailable
+from cli.errors import DemoFailed
 from cli.exit_codes import ExitCode
 from cli.output import open_output, say
 
@@ -113,20 +111,12 @@ def run_story(site: Site, *, size: float, started_s: float) -> Outcome:
 
 def _prepare_server(folder: Path, *, verbose: bool) -> None:
     """Let Prefect's embedded server start while the simulator builds its disks."""
-    from cli.local_prefect import prepare_prefect
+    from cli.local_prefect import prepare_prefect, start_server
 
     os.environ.setdefault("PREFECT_HOME", str(folder / "prefect"))
     prepare_prefect(verbose=verbose)
     _tell("a simulated Nutanix cluster and Prefect's embedded server start")
-    threading.Thread(target=_give_head_start, name="prefect-start", daemon=True).start()
-
-
-def _give_head_start() -> None:
-    """Start the server in the background. If it fails, the first session fails again and says so."""
-    from cli.local_prefect import start_server
-
-    with suppress(PrefectUnavailable):
-        start_server()
+    start_server()
 
 
 def _back_up(settings: Settings, guests: Guests) -> tuple[SessionResult, Truth]:
