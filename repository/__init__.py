@@ -35,6 +35,7 @@ from repository.findings import (
     VerifyProgress,
     VerifyReport,
 )
+from repository.keyring import KeyFile, KeyWrap, Passphrase, Secret
 from repository.live import LiveListing, LiveRecords, ReportListing
 from repository.options import RepositoryOptions
 from repository.points import (
@@ -71,13 +72,16 @@ __all__ = [
     "Finding",
     "FindingKind",
     "InvalidInput",
+    "KeyFile",
     "KeyProblem",
+    "KeyWrap",
     "LiveListing",
     "LiveRecords",
     "NotARepository",
     "ObjectExists",
     "ObjectNotFound",
     "ObjectRef",
+    "Passphrase",
     "PointDraft",
     "PointListing",
     "PointNotFound",
@@ -87,6 +91,7 @@ __all__ = [
     "RepositoryExists",
     "RepositoryOptions",
     "RestorePoint",
+    "Secret",
     "Stopped",
     "StoreDenied",
     "StoreError",

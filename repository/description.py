@@ -14,6 +14,8 @@ from repository.records import decode_open_record, encode_open_record
 from repository.store import Store
 
 _KIND = "repository"
+_PLAIN = "none"
+_ENCRYPTED = "aes-256-gcm"
 _ALGORITHMS = {"chunk_id": "blake3-keyed", "compression": "zstd"}
 # What a version must be able to do before it may read, write or delete; none needed in format 1.
 _OPERATIONS = ("read", "write", "delete", "verify")
@@ -26,7 +28,8 @@ class Description:
     repository_id: uuid.UUID
     created_at: dt.datetime
     options: RepositoryOptions
-    master_key: bytes = field(repr=False)
+    master_key: bytes | None = field(repr=False)
+    """None in an encrypted repository: then it is in the key wraps."""
 
     def encode(self) -> bytes:
         """The stored bytes."""
@@ -39,10 +42,15 @@ class Description:
                 "chunk_size_bytes": self.options.chunk_size_bytes,
                 "compression_level": self.options.compression_level,
                 "pack_target_bytes": self.options.pack_target_bytes,
-                "encryption": {"mode": "none", "master_key": self.master_key.hex()},
+                "encryption": self._encryption(),
                 "features": {operation: [] for operation in _OPERATIONS},
             },
         )
+
+    def _encryption(self) -> dict[str, str]:
+        if self.master_key is None:
+            return {"mode": _ENCRYPTED}
+        return {"mode": _PLAIN, "master_key": self.master_key.hex()}
 
     @classmethod
     def decode(cls, url: str, data: bytes) -> Description:
@@ -58,7 +66,7 @@ class Description:
                     compression_level=record["compression_level"],
                     pack_target_bytes=record["pack_target_bytes"],
                 ),
-                master_key=bytes.fromhex(record["encryption"]["master_key"]),
+                master_key=_plain_master_key(url, record["encryption"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DamagedObject(REPOSITORY_FILE, f"its members cannot be ({error})") from error
@@ -70,8 +78,14 @@ def _check_abilities(url: str, record: dict[str, Any]) -> None:
         raise UnsupportedFormat(url, f"the features {', '.join(sorted(needed))}")
     if record["algorithms"] != _ALGORITHMS:
         raise UnsupportedFormat(url, f"the algorithms {record['algorithms']}")
-    if record["encryption"]["mode"] != "none":
-        raise UnsupportedFormat(url, f"encryption mode {record['encryption']['mode']}")
+
+
+def _plain_master_key(url: str, encryption: dict[str, Any]) -> bytes | None:
+    if encryption["mode"] == _PLAIN:
+        return bytes.fromhex(encryption["master_key"])
+    if encryption["mode"] == _ENCRYPTED:
+        return None
+    raise UnsupportedFormat(url, f"encryption mode {encryption['mode']}")
 
 
 def features_needed(store: Store, operation: str) -> list[str]:

@@ -15,6 +15,7 @@ REPORTS = "reports/"
 LIVE = "live/"
 GENERATIONS = "gc/"
 FEATURES = "features/"
+KEYS = "keys/"
 
 
 def safe_name(text: str) -> str:
@@ -72,3 +73,8 @@ def report_key(session_id: str, moment: dt.datetime, report_id: str) -> str:
 def live_key(kind: str, key: str) -> str:
     """Name of a mutable record."""
     return f"{LIVE}{safe_name(kind)}/{safe_name(key)}.json"
+
+
+def wrap_key(wrap_id: uuid.UUID) -> str:
+    """Name of one wrapped copy of the master key."""
+    return f"{KEYS}{wrap_id.hex}.json"

@@ -13,6 +13,7 @@ from repository.codec import ChunkCodec
 from repository.description import Description, features_needed
 from repository.errors import (
     DiskNotFound,
+    InvalidInput,
     NotARepository,
     ObjectExists,
     ObjectNotFound,
@@ -21,6 +22,7 @@ from repository.errors import (
 )
 from repository.fetching import ChunkFetcher
 from repository.findings import VerifyLevel, VerifyProgress, VerifyReport
+from repository.keyring import KeyRing, KeyWrap, Secret
 from repository.keys import RepositoryKeys, new_master_key
 from repository.layout import REPOSITORY_FILE
 from repository.live import LiveRecords, ReportListing, SessionReports
@@ -30,7 +32,7 @@ from repository.packs import ChunkOpener
 from repository.points import PointListing, RestorePoint
 from repository.reader import DiskReader
 from repository.records import RecordCodec
-from repository.sealing import PlainSealer
+from repository.sealing import AesGcmSealer, PlainSealer
 from repository.session import WriteSession
 from repository.store import Store
 from repository.stores import open_store
@@ -45,13 +47,16 @@ class Repository:
     """
 
     def __init__(
-        self, store: Store, description: Description, keys: RepositoryKeys, clock: Clock
+        self, store: Store, description: Description, master_key: bytes, clock: Clock
     ) -> None:
         """For `create` and `open` only."""
         self._store = store
         self._description = description
+        self._master_key = master_key
         self._clock = clock
-        self._records = RecordCodec(keys, PlainSealer())
+        keys = RepositoryKeys.from_master(master_key, description.repository_id)
+        sealer = AesGcmSealer(keys) if self.is_encrypted else PlainSealer()
+        self._records = RecordCodec(keys, sealer)
         self._catalogue = Catalogue(store, self._records)
         self._reports = SessionReports(store, self._records, clock)
         self.live = LiveRecords(store, self._records)
@@ -63,28 +68,34 @@ class Repository:
         *,
         storage_options: Mapping[str, Any] | None = None,
         options: RepositoryOptions | None = None,
+        secret: Secret | None = None,
         clock: Clock | None = None,
     ) -> Repository:
-        """Make a repository at the URL and open it.
+        """Make a repository at the URL and open it; with a secret, an encrypted one.
 
         The URL is a path, or anything fsspec serves; `storage_options` go to fsspec. Raises
         RepositoryExists, InvalidInput for a URL nothing serves, or the store's errors.
         """
         clock = clock or SystemClock()
         store = open_store(url, storage_options)
+        if store.stat(REPOSITORY_FILE) is not None:
+            raise RepositoryExists(store.url)
+        master_key = new_master_key()
         description = Description(
             repository_id=uuid.uuid4(),
             created_at=clock.now(),
             options=options or RepositoryOptions(),
-            master_key=new_master_key(),
+            master_key=None if secret else master_key,
         )
-        if store.stat(REPOSITORY_FILE) is not None:
-            raise RepositoryExists(store.url)
+        data = description.encode()
         try:
-            store.put_new(REPOSITORY_FILE, description.encode())
+            if secret:  # first, so that there is never an encrypted repository without a key
+                ring = KeyRing(store, description.repository_id, data)
+                ring.add(master_key, secret, "first", clock)
+            store.put_new(REPOSITORY_FILE, data)
         except ObjectExists as error:
             raise RepositoryExists(store.url) from error
-        return cls._opened(store, description, clock)
+        return cls(store, description, master_key, clock)
 
     @classmethod
     def open(
@@ -92,12 +103,14 @@ class Repository:
         url: str,
         *,
         storage_options: Mapping[str, Any] | None = None,
+        secret: Secret | None = None,
         clock: Clock | None = None,
     ) -> Repository:
-        """Open the repository at the URL.
+        """Open the repository at the URL; an encrypted one needs one of its secrets.
 
         Raises NotARepository if there is none, UnsupportedFormat if a newer ahvault made it,
-        DamagedObject if its `repo.json` is not what was written, InvalidInput, or the store's
+        KeyProblem if it is encrypted and the secret is missing or wrong, DamagedObject if its
+        `repo.json` or all its key wraps are not what was written, InvalidInput, or the store's
         errors.
         """
         store = open_store(url, storage_options)
@@ -107,12 +120,10 @@ class Repository:
             raise NotARepository(store.url) from error
         description = Description.decode(store.url, data)
         _refuse_unless_able(store, "read")
-        return cls._opened(store, description, clock or SystemClock())
-
-    @classmethod
-    def _opened(cls, store: Store, description: Description, clock: Clock) -> Repository:
-        keys = RepositoryKeys.from_master(description.master_key, description.repository_id)
-        return cls(store, description, keys, clock)
+        master_key = description.master_key
+        if master_key is None:
+            master_key = KeyRing(store, description.repository_id, data).unlock(secret)
+        return cls(store, description, master_key, clock or SystemClock())
 
     @property
     def id(self) -> str:
@@ -126,6 +137,31 @@ class Repository:
     @property
     def options(self) -> RepositoryOptions:
         return self._description.options
+
+    @property
+    def is_encrypted(self) -> bool:
+        return self._description.master_key is None
+
+    def secrets(self) -> list[KeyWrap]:
+        """The passphrases and key files that open this repository, without the secrets themselves."""
+        return self._key_ring().wraps()
+
+    def add_secret(self, secret: Secret, label: str) -> str:
+        """Make one more secret open this repository; returns its id. Durable on return.
+
+        Raises InvalidInput for a repository that is not encrypted.
+        """
+        return self._key_ring().add(self._master_key, secret, label, self._clock)
+
+    def remove_secret(self, secret_id: str) -> None:
+        """Make a secret open this repository no more; raises InvalidInput for the last one."""
+        self._key_ring().remove(secret_id)
+
+    def _key_ring(self) -> KeyRing:
+        if not self.is_encrypted:
+            raise InvalidInput(self.url, "is not encrypted, so it has no keys to manage")
+        data = self._store.get(REPOSITORY_FILE)
+        return KeyRing(self._store, self._description.repository_id, data)
 
     def write_session(self, session_id: str) -> WriteSession:
         """A session to write disks and commit restore points in; use it as a context manager.

@@ -36,7 +36,9 @@ from repository.findings import (
     VerifyProgress,
     VerifyReport,
 )
+from repository.keyring import read_wrap
 from repository.layout import (
+    KEYS,
     LIVE,
     PACKS,
     POINTS,
@@ -171,8 +173,10 @@ class Verifier:
             self._pack_sizes_bytes.update(segment.pack_sizes_bytes)
 
     def _check_side_records(self) -> None:
-        """`repo.json`, reports and live records."""
+        """`repo.json`, key wraps, reports and live records."""
         self._check_object(REPOSITORY_FILE, partial(Description.decode, self._store.url))
+        for info in self._store.list(KEYS):
+            self._check_object(info.key, partial(read_wrap, info.key))
         for prefix, kind in ((REPORTS, "report"), (LIVE, "live")):
             for info in self._store.list(prefix):
                 self._check_object(info.key, partial(self._records.decode, info.key, kind))

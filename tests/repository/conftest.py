@@ -18,10 +18,12 @@ from repository import (
     DiskRecord,
     DiskSpec,
     Extent,
+    Passphrase,
     PointDraft,
     Repository,
     RepositoryOptions,
     RestorePoint,
+    Secret,
     TransferCounters,
     WriteSession,
 )
@@ -81,15 +83,18 @@ class Bench:
     url: str
     storage_options: dict[str, Any] = field(default_factory=dict)
     options: RepositoryOptions = SMALL
-    chunk_bytes: int = CHUNK
+    secret: Secret | None = None
 
     def __post_init__(self) -> None:
         self.repository = Repository.create(
-            self.url, options=self.options, storage_options=self.storage_options
+            self.url,
+            options=self.options,
+            storage_options=self.storage_options,
+            secret=self.secret,
         )
 
     def reopened(self) -> Repository:
-        return Repository.open(self.url, storage_options=self.storage_options)
+        return Repository.open(self.url, storage_options=self.storage_options, secret=self.secret)
 
     def write(
         self,
@@ -156,9 +161,18 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(str(tmp_path / "repository"))
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture
+def encrypted_bench(tmp_path: Path) -> Bench:
+    """The same, encrypted; its passphrase is cheap to try."""
+    return Bench(str(tmp_path / "repository"), secret=Passphrase("correct horse", scrypt_n=2**4))
+
+
+@pytest.fixture(params=["local", "memory", "encrypted"])
 def any_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
-    """The same in each store that is proven here."""
+    """The same in each store that is proven here, and encrypted."""
+    if request.param == "encrypted":
+        bench: Bench = request.getfixturevalue("encrypted_bench")
+        return bench
     if request.param == "memory":
         return Bench(f"memory://{uuid.uuid4().hex}")
     return Bench(str(tmp_path / "repository"))
@@ -245,5 +259,6 @@ class FaultStore:
 def faulty(bench: Bench) -> tuple[Bench, FaultStore]:
     """A repository in a folder, whose store does as it is told."""
     store = FaultStore(bench.repository._store)
-    bench.repository = Repository._opened(store, bench.repository._description, SteppingClock())
+    known = bench.repository
+    bench.repository = Repository(store, known._description, known._master_key, SteppingClock())
     return bench, store
