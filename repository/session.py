@@ -13,15 +13,23 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from types import TracebackType
 from typing import Any, Self
 
 from repository.catalogue import Catalogue
 from repository.codec import ChunkCodec
+from repository.concurrency import run_in_order
 from repository.controls import TransferControls
 from repository.counters import TransferCounters
 from repository.disk_writer import BaseDisk, DiskWriter
-from repository.errors import InvalidInput, RepositoryError
+from repository.errors import (
+    DamagedObject,
+    InvalidInput,
+    ObjectNotFound,
+    RepositoryError,
+    UnsupportedFormat,
+)
 from repository.extents import Extent
 from repository.index import ChunkIndex
 from repository.layout import SEGMENTS, pack_key
@@ -32,7 +40,7 @@ from repository.pipeline import Tools
 from repository.points import DiskRecord, DiskSpec, PointDraft, RestorePoint
 from repository.ports import Buffer, DiskSource, Throttle
 from repository.records import RecordCodec
-from repository.segments import decode_segment, encode_segment
+from repository.segments import Segment, decode_segment, encode_segment
 from repository.store import Store
 from repository.units import Clock
 
@@ -42,6 +50,7 @@ _LOG = logging.getLogger(__name__)
 PACKS_PER_SEGMENT = 8
 SEGMENT_AGE_S_MAX = 300.0
 
+_INDEX_THREADS = 8
 _UPLOAD_THREADS = 4
 # Threads beyond the cores wait in reads while the others compute.
 _READING_THREADS = 2
@@ -91,14 +100,21 @@ class WriteSession:
 
     def load_index(self) -> None:
         """Learn what the repository holds. A damaged segment is left out: its chunks are stored again."""
-        for info in self._store.list(SEGMENTS):
-            try:
-                stored = self._store.get(info.key)
-                segment = decode_segment(info.key, stored, self._records.keys, self._records.sealer)
-            except RepositoryError as error:
-                _LOG.warning("index segment left out of deduplication: %s", error)
-                continue
-            self._index.add(segment.places)
+        keys = [info.key for info in self._store.list(SEGMENTS)]
+        with ThreadPoolExecutor(_INDEX_THREADS, "ahvault-index") as pool:
+            results = run_in_order(pool, self._read_segment, keys, 2 * _INDEX_THREADS)
+            with closing(results):
+                for _, segment in results:
+                    if segment is not None:
+                        self._index.add(segment.places)
+
+    def _read_segment(self, key: str) -> Segment | None:
+        try:
+            stored = self._store.get(key)
+            return decode_segment(key, stored, self._records.keys, self._records.sealer)
+        except (DamagedObject, ObjectNotFound, UnsupportedFormat) as error:
+            _LOG.warning("index segment left out of deduplication: %s", error)
+            return None
 
     def write_disk(
         self,

@@ -23,6 +23,7 @@ from repository.store import ObjectInfo, StoreCapabilities
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK}
 _PIECES_PER_WRITE = 512  # below the system's limit of 1024 buffers in one writev
 _TEMPORARY_PREFIX = "."  # names of our own never start so; listings leave these out
 
@@ -50,11 +51,13 @@ def _store_error(operation: str, key: str, error: OSError) -> StoreError:
 class LocalStore:
     """A directory on a local or mounted file system.
 
-    Exclusive creation uses hard links; on a file system without them it is not offered.
+    Exclusive creation uses hard links. On a file system without them it is looked first and then
+    renamed, and the capability is gone.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
+        self._has_links = True  # until the file system says otherwise
 
     @property
     def url(self) -> str:
@@ -62,7 +65,7 @@ class LocalStore:
 
     @property
     def capabilities(self) -> StoreCapabilities:
-        return StoreCapabilities(create_exclusive=True, high_latency=False)
+        return StoreCapabilities(create_exclusive=self._has_links, high_latency=False)
 
     def put_new(self, key: str, *pieces: Buffer) -> None:
         self._place(key, pieces, replace=False)
@@ -110,16 +113,28 @@ class LocalStore:
             try:
                 self._make_folder(final.parent)
                 _write_durably(temporary, pieces)
-                if replace:
-                    temporary.replace(final)
-                else:
-                    os.link(temporary, final)
+                self._name(temporary, final, replace=replace)
                 _sync_folder(final.parent)
             except FileExistsError as error:
                 raise ObjectExists(key) from error
             finally:
                 with suppress(FileNotFoundError):
                     temporary.unlink()
+
+    def _name(self, temporary: Path, final: Path, *, replace: bool) -> None:
+        """Give the finished file its name, in one step."""
+        if not replace and self._has_links:
+            try:
+                os.link(temporary, final)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                self._has_links = False
+            else:
+                return
+        if not replace and final.exists():
+            raise FileExistsError(final)
+        temporary.replace(final)
 
     def _make_folder(self, folder: Path) -> None:
         """Make the folder and those above it, each durable in its own parent."""

@@ -139,6 +139,24 @@ def test_local_trouble_is_typed(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_a_file_system_without_links_still_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without hard links objects are still whole and never replaced, and the capability is gone."""
+
+    def refuse(_temporary: Path, _final: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    store = open_store(str(tmp_path))
+    store.put_new("a/b", b"1")
+    with pytest.raises(ObjectExists):
+        store.put_new("a/b", b"2")
+    assert store.get("a/b") == b"1"
+    assert not store.capabilities.create_exclusive
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+
+
 def test_file_urls_are_folders(tmp_path: Path) -> None:
     """`file://` and a path are the same place, blanks included."""
     folder = tmp_path / "with blank"

@@ -294,6 +294,20 @@ def test_a_damaged_segment_costs_only_deduplication(bench: Any, make_disk: MakeD
     assert bench.read(bench.commit(record)) == disk.data
 
 
+def test_an_unreachable_index_is_no_empty_index(faulty: Any, make_disk: MakeDisk) -> None:
+    """A store that fails while the index is read fails the session: no silent full upload."""
+    bench, store = faulty
+    bench.write(make_disk(noise(3)))
+
+    def fail(operation: str, key: str) -> None:
+        if operation == "get" and key.startswith("index/"):
+            raise StoreUnavailable("read", key, "timed out")
+
+    store.plan = fail
+    with pytest.raises(StoreUnavailable, match="index/"):
+        bench.repository.write_session("s")
+
+
 def test_an_unreadable_base_is_said_and_can_be_done_without(
     bench: Any, make_disk: MakeDisk
 ) -> None:
