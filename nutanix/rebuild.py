@@ -72,7 +72,9 @@ def rebuild_vm(
         nics=_nics(captured, subnets or {}, warnings),
         keeps_macs=keeps_macs,
         passed_on={
-            key: captured.config[key] for key in PASSED_ON if captured.config.get(key) is not None
+            key: _bare(captured.config[key])
+            for key in PASSED_ON
+            if captured.config.get(key) is not None
         },
     )
     return VmRebuild(spec, (*warnings, *_left_behind(captured)))
@@ -103,11 +105,8 @@ def _boot_config(captured: Vm, warnings: list[str]) -> dict[str, Any] | None:
     """The boot configuration without ids of the old VM; UEFI variables lie outside what we hold."""
     if captured.boot_config is None:
         return None
-    config = {
-        key: value
-        for key, value in captured.boot_config.items()
-        if key not in ("nvramDevice", "$reserved", "$unknownFields") and value is not None
-    }
+    config: dict[str, Any] = _bare(captured.boot_config)
+    config.pop("nvramDevice", None)
     device = config.get("bootDevice")
     if isinstance(device, dict) and str(device.get("$objectType", "")).endswith("BootDeviceNic"):
         del config["bootDevice"]
@@ -118,6 +117,17 @@ def _boot_config(captured: Vm, warnings: list[str]) -> dict[str, Any] | None:
             "Boot keys, must be set again."
         )
     return config
+
+
+def _bare(value: Any) -> Any:
+    """A captured value without nulls and the server's bookkeeping; types (`$objectType`) stay."""
+    if isinstance(value, dict):
+        return {
+            key: _bare(each)
+            for key, each in value.items()
+            if each is not None and (key == "$objectType" or not key.startswith("$"))
+        }
+    return [_bare(each) for each in value] if isinstance(value, list) else value
 
 
 def _nics(captured: Vm, subnets: Mapping[str, str | None], warnings: list[str]) -> tuple[Nic, ...]:

@@ -122,7 +122,10 @@ class RecoveryPointVerbs(Api):
                 f"{POINTS}/{recovery_point_id}/$actions/set-expiration-time",
                 purpose=purpose,
                 subject=Subject(KIND, recovery_point_id),
-                body={"expirationTime": _utc(expires_at)},
+                body=typed(
+                    "dataprotection.v4.config.ExpirationTimeSpec",
+                    expirationTime=_utc(expires_at),
+                ),
                 etag=current.etag,
                 request_id=conditional_request_id(request_id, current.etag),
             )

@@ -30,13 +30,14 @@ class DiskSpec(BaseModel):
             diskExtId=self.source.volume_disk_id,
             volumeGroupExtId=self.source.volume_group_id,
         )
-        container = self.storage_container_id
         backing = typed(
             f"{CONFIG}.VmDisk",
-            dataSource={"reference": reference},
-            storageContainer={"extId": container} if container else None,
+            dataSource=typed(f"{CONFIG}.DataSource", reference=reference),
+            storageContainer=_reference("VmDiskContainerReference", self.storage_container_id),
         )
-        return typed(f"{CONFIG}.Disk", diskAddress=_address(self.address), backingInfo=backing)
+        return typed(
+            f"{CONFIG}.Disk", diskAddress=_address("DiskAddress", self.address), backingInfo=backing
+        )
 
 
 class VmSpec(BaseModel):
@@ -60,6 +61,7 @@ class VmSpec(BaseModel):
     cd_roms: tuple[DiskAddress, ...] = ()
     nics: tuple[Nic, ...] = ()
     keeps_macs: bool = True
+    """Whether cards keep their MAC and fixed address; not while the old VM may still run."""
     passed_on: dict[str, Any] = {}
 
     def wire(self, *, old_nics: bool = False) -> dict[str, Any]:
@@ -69,7 +71,7 @@ class VmSpec(BaseModel):
             f"{CONFIG}.Vm",
             name=self.name,
             description=self.description,
-            cluster={"extId": self.cluster_id},
+            cluster=_reference("ClusterReference", self.cluster_id),
             numSockets=self.socket_count,
             numCoresPerSocket=self.cores_per_socket,
             numThreadsPerCore=self.threads_per_core,
@@ -77,11 +79,13 @@ class VmSpec(BaseModel):
             machineType=self.machine_type,
             hardwareClockTimezone=self.timezone,
             bootConfig=self.boot_config,
-            vtpmConfig={"isVtpmEnabled": True} if self.has_vtpm else None,
-            categories=[{"extId": each} for each in self.category_ids] or None,
+            vtpmConfig=typed(f"{CONFIG}.VtpmConfig", isVtpmEnabled=True) if self.has_vtpm else None,
+            categories=[_reference("CategoryReference", each) for each in self.category_ids]
+            or None,
             disks=[disk.wire() for disk in self.disks] or None,
             cdRoms=[
-                typed(f"{CONFIG}.CdRom", diskAddress=_address(address)) for address in self.cd_roms
+                typed(f"{CONFIG}.CdRom", diskAddress=_address("CdRomAddress", address))
+                for address in self.cd_roms
             ]
             or None,
             nics=[nic_wire(nic, keeps_mac=self.keeps_macs) for nic in self.nics] or None,
@@ -94,14 +98,16 @@ def nic_wire_4_1(nic: Nic, *, keeps_mac: bool) -> dict[str, Any]:
     return typed(
         f"{CONFIG}.Nic",
         nicBackingInfo=typed(f"{CONFIG}.VirtualEthernetNic", **_nic_backing(nic, keeps_mac)),
-        nicNetworkInfo=typed(f"{CONFIG}.VirtualEthernetNicNetworkInfo", **_nic_network(nic)),
+        nicNetworkInfo=typed(
+            f"{CONFIG}.VirtualEthernetNicNetworkInfo", **_nic_network(nic, keeps_mac)
+        ),
     )
 
 
 def nic_wire_4_0(nic: Nic, *, keeps_mac: bool) -> dict[str, Any]:
     """A virtual Ethernet card in the deprecated field pair, the only one that API 4.0 knows."""
     backing = typed(f"{CONFIG}.EmulatedNic", **_nic_backing(nic, keeps_mac))
-    network = typed(f"{CONFIG}.NicNetworkInfo", **_nic_network(nic))
+    network = typed(f"{CONFIG}.NicNetworkInfo", **_nic_network(nic, keeps_mac))
     return typed(f"{CONFIG}.Nic", backingInfo=backing, networkInfo=network)
 
 
@@ -114,22 +120,24 @@ def _nic_backing(nic: Nic, keeps_mac: bool) -> dict[str, Any]:
     }
 
 
-def _nic_network(nic: Nic) -> dict[str, Any]:
+def _nic_network(nic: Nic, keeps_mac: bool) -> dict[str, Any]:
+    """The card's network; a fixed address goes along with the MAC it was given to."""
+    address = None
+    if nic.ip_address and keeps_mac:
+        value = typed("common.v1.config.IPv4Address", value=nic.ip_address)
+        address = typed(f"{CONFIG}.Ipv4Config", shouldAssignIp=True, ipAddress=value)
     return {
         "nicType": nic.nic_type,
-        "subnet": {"extId": nic.subnet_id} if nic.subnet_id else None,
+        "subnet": _reference("SubnetReference", nic.subnet_id),
         "vlanMode": nic.vlan_mode,
         "trunkedVlans": list(nic.trunked_vlans) or None,
-        "ipv4Config": {"shouldAssignIp": True, "ipAddress": {"value": nic.ip_address}}
-        if nic.ip_address and keeps_address(nic)
-        else None,
+        "ipv4Config": address,
     }
 
 
-def keeps_address(nic: Nic) -> bool:
-    """Whether a fixed address goes along: only with a network that hands out addresses."""
-    return nic.subnet_id is not None
+def _address(kind: str, address: DiskAddress) -> dict[str, Any]:
+    return typed(f"{CONFIG}.{kind}", busType=address.bus, index=address.index)
 
 
-def _address(address: DiskAddress) -> dict[str, Any]:
-    return {"busType": address.bus, "index": address.index}
+def _reference(kind: str, ext_id: str | None) -> dict[str, Any] | None:
+    return typed(f"{CONFIG}.{kind}", extId=ext_id) if ext_id else None
