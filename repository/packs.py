@@ -38,8 +38,6 @@ _ENTRY = struct.Struct("<32sIIIBBH")
 # entries in the table, digest of everything before the footer, authenticator of it, magic
 _FOOTER = struct.Struct("<I32s32s8s")
 
-PACK_BYTES_MAX = 2**31
-
 
 @dataclass(frozen=True, slots=True)
 class PackEntry:

@@ -8,8 +8,6 @@ from typing import Protocol
 
 KiB = 1024
 MiB = 1024 * KiB
-GiB = 1024 * MiB
-TiB = 1024 * GiB
 
 
 class Clock(Protocol):
