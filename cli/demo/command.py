@@ -86,23 +86,24 @@ def run_story(site: Site, *, size: float, started_s: float) -> Outcome:
     from cli.restore import run_restore
 
     settings = site.settings()
-    _show(site, "repo init")
+    _show(f"export AHVAULT_CONFIG={site.config_file}")
+    _show("ahvault repo init")
     make_repository(str(site.repository), storage_options={}, compression_level=None)
     with meet_guests(site, _disk_sizes(settings)) as guests:
-        _show(site, f"backup --job {JOB}", "the first session reads all that is allocated")
+        _show(f"ahvault backup --job {JOB}", "the first session reads all that is allocated")
         full, truth = _back_up(settings, guests)
         _tell("the guests work")
         for line in keep_busy(guests, size=size):
             say(f"  {line}")
-        _show(site, f"backup --job {JOB}", "the second reads what has changed")
+        _show(f"ahvault backup --job {JOB}", "the second reads what has changed")
         incremental, newer = _back_up(settings, guests)
-        _show(site, "verify")
+        _show("ahvault verify")
         _verify(settings)
-        _show(site, f"restore {RESTORED_VM} --name {RESTORED_NAME}")
+        _show(f"ahvault restore {RESTORED_VM} --name {RESTORED_NAME}")
         restored = run_restore(
             settings, RESTORED_VM, name=RESTORED_NAME, container=None, power_on=False
         )
-        _show(site, f"export {EXPORTED_VM} {EXPORTED_DISK} {_exported_file(site)}")
+        _show(f"ahvault export {EXPORTED_VM} {EXPORTED_DISK} {_exported_file(site)}")
         _export(settings, _exported_file(site))
         _tell("every restored byte is compared with the recovery points")
         proofs = _prove(site, settings, guests, truth | newer)
@@ -200,9 +201,9 @@ def _exported_file(site: Site) -> Path:
     return site.folder / f"{EXPORTED_VM}-{EXPORTED_DISK}.raw"
 
 
-def _show(site: Site, command: str, remark: str = "") -> None:
+def _show(command: str, remark: str = "") -> None:
     """The command that a user would type for the step that follows."""
-    say(f"\n$ ahvault {command} --config {site.config_file}" + (f"   # {remark}" if remark else ""))
+    say(f"\n$ {command}" + (f"   # {remark}" if remark else ""))
 
 
 def _tell(text: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,17 +89,18 @@ def view_outcome(outcome: Outcome) -> Iterator[RenderableType]:
 
 
 def view_next_steps(config_file: Path, pid: int, exported: Path) -> Sequence[str]:
-    """Commands to look further into a demo that was kept."""
-    config = f"--config {config_file}"
+    """Commands to look further into a demo that was kept, as they can be typed here and now."""
+    ahvault = "ahvault" if shutil.which("ahvault") else sys.argv[0]
     return (
         "",
         "The simulator and the repository are still there. Look further:",
-        f"  ahvault vms {config}",
-        f"  ahvault points {config} --disks",
-        f"  ahvault backup {config} --job demo",
-        f"  ahvault verify {config}",
-        f"  ahvault restore web01 --name web01-again {config}",
-        f"  ahvault export db01 scsi.1 db01-data.raw {config}",
+        f"  export AHVAULT_CONFIG={config_file}",
+        f"  {ahvault} vms",
+        f"  {ahvault} points --disks",
+        f"  {ahvault} backup --job demo",
+        f"  {ahvault} verify",
+        f"  {ahvault} restore web01 --name web01-again",
+        f"  {ahvault} export db01 scsi.1 db01-data.raw",
         f"  ls -lsh {exported}",
         f"Stop it with `kill {pid}`, then remove {config_file.parent}.",
     )
