@@ -55,9 +55,7 @@ def put_attachments(cluster: Cluster, group: Record, attached: dict[str, int]) -
     rows += [
         {"$objectType": "volumes.v4.config.IscsiClientAttachment", "extId": c} for c in clients
     ]
-    wrapped = [
-        {"$objectType": "volumes.v4.config.AttachmentDetails", "attachment": r} for r in rows
-    ]
+    wrapped = [{"$objectType": "volumes.v4.config.VGAttachment", "attachment": r} for r in rows]
     document = {**group.document, "attachments": wrapped, "attachmentType": kind}
     private = {**group.private, "vm_attachments": attached}
     cluster.documents.put("volume_group", group.ext_id, document, private)

@@ -190,9 +190,8 @@ def make_cd_rom(
     index = free_index(i for b, i in taken if b == bus) if index is None else index
     taken.append((bus, index))
     backing = spec.get("backingInfo")
-    drive = typed(
-        "CdRom", extId=cluster.new_id(), diskAddress=address_of(bus, index), isoType="OTHER"
-    )
+    address = typed("CdRomAddress", busType=bus, index=index)
+    drive = typed("CdRom", extId=cluster.new_id(), diskAddress=address, isoType="OTHER")
     if not backing:
         return drive
     vdisk_id, container = make_backing(cluster, task, backing)

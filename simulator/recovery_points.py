@@ -101,10 +101,7 @@ def show_captured(record: Record, *, is_whole: bool) -> Document:
     document = {"$objectType": "vmm.v4.ahv.config.VmRecoveryPoint", **record.document}
     if not is_whole:
         return {k: v for k, v in document.items() if k != "vm"}
-    rows = [
-        {**row, "$objectType": "vmm.v4.ahv.config.DiskRecoveryPoint"} for row in _disk_rows(record)
-    ]
-    return {**document, "diskRecoveryPoints": rows}
+    return {**document, "diskRecoveryPoints": _disk_rows(record)}
 
 
 def _disk_rows(record: Record) -> list[Document]:

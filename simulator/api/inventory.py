@@ -95,14 +95,13 @@ def get_subnet_by_id(call: Call) -> Answer:
 
 
 @networks.route("GET", "/config/subnets/{subnet}/vnics")
-def list_vnics_by_subnet_id(call: Call) -> Answer:
+def list_subnet_vnics(call: Call) -> Answer:
     record = call.cluster.require("subnet", call.params["subnet"])
-    kind = "networking.v4.config.VirtualNic"
     rows: list[Document] = [
         {
-            "$objectType": kind,
+            "$objectType": "networking.v4.config.Vnic",
             "extId": nic["extId"],
-            "subnetReference": record.ext_id,
+            "macAddress": nic["nicBackingInfo"]["macAddress"],
             "vmReference": vm.ext_id,
         }
         for vm in call.cluster.documents.all("vm")

@@ -154,4 +154,9 @@ def list_pcie_devices(call: Call) -> Answer:
 @route("GET", f"{VM}/guest-tools")
 def get_guest_tools(call: Call) -> Answer:
     vm = require_vm(call.cluster, call.params["vm"])
-    return Answer(vm.document.get("guestTools") or {}, tag=entity_tag(vm.document, vm.revision))
+    absent = {
+        "$objectType": "vmm.v4.ahv.config.GuestTools",
+        "isInstalled": False,
+        "isEnabled": False,
+    }
+    return Answer(vm.document.get("guestTools") or absent, tag=entity_tag(vm.document, vm.revision))
