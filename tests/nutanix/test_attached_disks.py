@@ -260,6 +260,32 @@ def test_zeros_give_space_back(disk):
     assert disk.device.stat().st_blocks < before
 
 
+def test_buffers_of_wider_items_count_in_bytes(disk):
+    """A buffer of 64-bit items is filled by its bytes, not by its number of items."""
+    buffer = memoryview(bytearray(64)).cast("Q")
+    disk.read_into(8, buffer)
+    assert bytes(buffer) == disk.device.read_bytes()[8:72]
+    disk.write_at(0, buffer)
+    assert disk.device.read_bytes()[:64] == bytes(buffer)
+
+
+def test_something_that_is_no_disk(tmp_path):
+    """A directory at the disk's place is refused with its name."""
+    with pytest.raises(DiskIoError, match="open disk 7"):
+        AttachedDisk("7", tmp_path)
+
+
+def test_failing_to_punch_is_told_with_its_place(disk, monkeypatch):
+    """An I/O error while zeroing names disk and offset; it is not taken for "not supported"."""
+
+    def fail(*place):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("nutanix.attached_disks.punch_hole", fail)
+    with pytest.raises(DiskIoError, match="write zeros to disk 1 .* byte 4096: Input/output error"):
+        disk.write_zeros(4096, 512)
+
+
 def test_punch_hole_tells_failures_apart(tmp_path):
     """Not possible here is False; a bad descriptor is an error."""
     read_only, write_only = os.pipe()
