@@ -270,9 +270,12 @@ def test_buffers_of_wider_items_count_in_bytes(disk):
 
 
 def test_something_that_is_no_disk(tmp_path):
-    """A directory at the disk's place is refused with its name."""
+    """A pipe at the disk's place is refused with its name, and not left open."""
+    os.mkfifo(tmp_path / "sdx")
+    before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(DiskIoError, match="open disk 7"):
-        AttachedDisk("7", tmp_path)
+        AttachedDisk("7", tmp_path / "sdx", writable=True)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_failing_to_punch_is_told_with_its_place(disk, monkeypatch):
@@ -282,7 +285,9 @@ def test_failing_to_punch_is_told_with_its_place(disk, monkeypatch):
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr("nutanix.attached_disks.punch_hole", fail)
-    with pytest.raises(DiskIoError, match="write zeros to disk 1 .* byte 4096: Input/output error"):
+    with pytest.raises(
+        DiskIoError, match=r"write zeros to disk 1 .* byte 4096: Input/output error"
+    ):
         disk.write_zeros(4096, 512)
 
 
