@@ -1,0 +1,264 @@
+"""Backup and restore as an operator runs them: real commands, a simulated cluster, a Prefect server."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cli.exit_codes import ExitCode
+from repository import Repository, VerifyLevel
+from simulator import Simulator
+
+pytestmark = [pytest.mark.prefect, pytest.mark.xdist_group("cli-prefect")]
+
+MiB = 1024 * 1024
+SERVER_START_S_MAX = 90.0
+
+
+@pytest.fixture(scope="module")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server of the module's own: every command would wait for an embedded one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = tmp_path_factory.mktemp("prefect-server")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],
+        env={
+            **os.environ,
+            "PREFECT_HOME": str(home),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_UI_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    url = f"http://127.0.0.1:{port}/api"
+    try:
+        _wait_for_health(url)
+        yield url
+    finally:
+        child.terminate()
+        child.wait(30)
+
+
+def _wait_for_health(url: str) -> None:
+    deadline_s = time.monotonic() + SERVER_START_S_MAX
+    while time.monotonic() < deadline_s:
+        try:
+            if httpx.get(f"{url}/health").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.2)
+    raise TimeoutError(f"no Prefect server at {url}")
+
+
+@pytest.fixture
+def cluster() -> Iterator[Simulator]:
+    """A small simulated cluster for one test."""
+    with Simulator(size=0.05) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def store(
+    cluster: Simulator, prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """An empty repository, and settings for it, the cluster and the server."""
+    path = tmp_path / "store"
+    Repository.create(str(path)).close()
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    monkeypatch.setenv("AHVAULT_REPOSITORY_URL", str(path))
+    monkeypatch.setenv("AHVAULT_CLUSTER_URL", cluster.pc_url)
+    monkeypatch.setenv("AHVAULT_CLUSTER_USERNAME", cluster.username)
+    monkeypatch.setenv("AHVAULT_CLUSTER_PASSWORD", cluster.password)
+    monkeypatch.setenv("AHVAULT_CLUSTER_CA_FILE", str(cluster.ca_file))
+    port = cluster.pe_url.rpartition(":")[2]
+    monkeypatch.setenv("AHVAULT_CLUSTER_PRISM_ELEMENT_PORT", port)
+    workers = ",".join(f"{each.name}={each.device_root}" for each in cluster.workers)
+    monkeypatch.setenv("AHVAULT_WORKERS", workers)
+    return path
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def ended(ahvault_process: Start) -> Callable[..., tuple[int, str, str]]:
+    """Run the real command to its end: exit code, stdout, stderr."""
+
+    def invoke(*arguments: str) -> tuple[int, str, str]:
+        child = ahvault_process(arguments)
+        out, err = child.communicate(timeout=120)
+        return child.returncode, out, err
+
+    return invoke
+
+
+def left_on_cluster(cluster: Simulator) -> dict[str, list[str]]:
+    """What bears our mark, except the snapshots that stay as references."""
+    found = cluster.story.describe()
+    return {
+        "volume groups": [n for n in found["volume_groups"].values() if n.startswith("ahvault-")],
+        "running workers": [
+            vm["name"]
+            for vm in found["vms"]
+            if vm["name"].startswith("ahvault-worker") and vm["power_state"] != "OFF"
+        ],
+    }
+
+
+def snapshots(cluster: Simulator) -> list[str]:
+    """Names of our recovery points on the cluster."""
+    names = cluster.story.describe()["recovery_points"].values()
+    return [name for name in names if name.startswith("ahvault-")]
+
+
+NOTHING = {"volume groups": [], "running workers": []}
+
+
+def test_full_incremental_and_restore(ended, store: Path, cluster: Simulator) -> None:
+    """A first run is full, a second incremental; a restored VM appears; the cluster is left clean."""
+    code, out, err = ended("backup", "db01", "--json")
+    assert code == ExitCode.OK, err
+    first = json.loads(out)
+    assert [(vm["vm_name"], vm["kind"]) for vm in first["vms"]] == [("db01", "full")]
+    cluster.story.write_file("db01", "/data/new", content=b"new", disk=1)
+    code, out, err = ended("backup", "db01")
+    assert code == ExitCode.OK, err
+    assert "incremental" in out
+    assert "changed regions since the last restore point" in out
+    code, out, err = ended("restore", "db01", "--name", "db01-again", "--power-on")
+    assert code == ExitCode.OK, err
+    assert "Restored db01 as db01-again" in out
+    assert cluster.vm_id("db01-again")
+    assert "Traceback" not in err
+    assert left_on_cluster(cluster) == NOTHING
+    assert len(snapshots(cluster)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["backup", "db1"], ExitCode.NOT_FOUND, "Did you mean db01"),
+        (["backup", "--exclude", "nobody"], ExitCode.NOT_FOUND, "There is no VM nobody"),
+        (["backup", "--job", "?"], ExitCode.USAGE, "a job name has 1 to 40 letters"),
+        (["backup", "--consistency", "perfect"], ExitCode.USAGE, "'crash' or 'application'"),
+        (["restore", "db01", "--name", "x"], ExitCode.NOT_FOUND, "the repository holds none yet"),
+        (["backup", "--cluster-url", "https://127.0.0.1:9"], ExitCode.CLUSTER, "Cannot reach"),
+        (["backup", "--repository-url", "/none"], ExitCode.REPOSITORY, "holds no repository"),
+    ],
+)
+def test_mistakes_are_found_before_anything_runs(
+    ahvault, store: Path, cluster: Simulator, arguments: list[str], code: ExitCode, said: str
+) -> None:
+    """One sentence, the right code, and nothing was made on the cluster."""
+    told = ahvault(*arguments)
+    assert (told.code, len(told.err.splitlines())) == (code, 1), told.err
+    assert said in told.err
+    assert snapshots(cluster) == []
+
+
+def test_no_worker(ended, ahvault, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None configured, or none that the cluster has: the same exit code, a sentence for each."""
+    code, _, err = ended("backup", "web01", "--worker", "ghost")
+    assert code == ExitCode.NO_WORKER, err
+    assert "ghost" in err
+    assert "Traceback" not in err
+    monkeypatch.delenv("AHVAULT_WORKERS")
+    told = ahvault("backup", "web01")
+    assert told.code == ExitCode.NO_WORKER
+    assert "[[workers]]" in told.err
+
+
+def test_a_restore_over_an_existing_vm_is_refused(ended, store: Path) -> None:
+    """No VM is ever replaced."""
+    assert ended("backup", "web01")[0] == ExitCode.OK
+    code, _, err = ended("restore", "web01", "--name", "db01")
+    assert code == ExitCode.USAGE
+    assert "a VM called db01 exists already" in err
+    assert "Traceback" not in err
+
+
+@pytest.fixture
+def heavy(cluster: Simulator) -> None:
+    """So much new data in web01 that its transfer takes seconds."""
+    cluster.story.grow_disk("web01", 640 * MiB)
+    noise = random.Random(1).randbytes(16 * MiB)
+    for number in range(32):
+        changed = number.to_bytes(4) + noise[4:]
+        for part in range(0, len(changed), MiB):
+            piece = number.to_bytes(4) + changed[part + 4 : part + MiB]
+            cluster.story.write_raw("web01", 64 * MiB + number * 16 * MiB + part, piece)
+
+
+def start_transfer(ahvault_process: Start) -> subprocess.Popen[str]:
+    """`ahvault backup web01` up to the moment when the disks are attached and read."""
+    child = ahvault_process(["backup", "web01"])
+    assert child.stderr is not None
+    for line in child.stderr:
+        if "disks attached" in line:
+            return child
+    raise AssertionError("the command ended before it attached a disk")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, ExitCode.TERMINATED)],
+)
+def test_stopped_in_mid_transfer(
+    ahvault_process, store: Path, cluster: Simulator, heavy: None, number: int, code: ExitCode
+) -> None:
+    """Nothing of the run is left on the cluster, the repository is sound, no restore point is made."""
+    child = start_transfer(ahvault_process)
+    child.send_signal(number)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == code, err
+    assert "Traceback" not in err
+    assert left_on_cluster(cluster) == NOTHING
+    assert snapshots(cluster) == []
+    with Repository.open(str(store)) as repository:
+        assert repository.points().points == []
+        assert repository.verify(VerifyLevel.CONTENT).is_clean
+
+
+def test_killed_in_mid_transfer(
+    ahvault_process, ended, store: Path, cluster: Simulator, heavy: None
+) -> None:
+    """After kill -9 the next run cleans the cluster up, says so, and succeeds."""
+    child = start_transfer(ahvault_process)
+    child.kill()
+    child.communicate(timeout=60)
+    assert left_on_cluster(cluster) != NOTHING
+    code, out, err = ended("backup", "web01")
+    assert code == ExitCode.OK, err
+    assert "Cleaned up after an earlier session" in out
+    assert left_on_cluster(cluster) == NOTHING
+    assert len(snapshots(cluster)) == 1
+    with Repository.open(str(store)) as repository:
+        assert repository.verify(VerifyLevel.CONTENT).is_clean
+
+
+def test_a_dead_prefect_server_is_one_sentence(
+    ended, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The configured server is named, with both ways out."""
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "0")
+    code, _, err = ended("backup", "web01")
+    assert code == ExitCode.FAILED
+    assert "The Prefect server at http://127.0.0.1:9/api does not answer" in err
+    assert len(err.splitlines()) == 1
