@@ -102,6 +102,7 @@ def run_backup(settings: Settings, job: BackupJob) -> SessionResult:
 def _look_before(settings: Settings, job: BackupJob) -> None:
     workers_block(settings)
     with open_repository(settings), open_cluster(settings) as client:
+        client.clusters()
         for name in (*job.scope.vms, *job.scope.exclude):
             client.find_vm(name)
 
