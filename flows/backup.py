@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from contextvars import copy_context
 
@@ -120,6 +120,10 @@ def run_vms(session: BackupSession, vms: list[VmTarget]) -> None:
     pool = ThreadPoolExecutor(max_workers=session.job.parallel_vms, thread_name_prefix="vm")
     futures = [pool.submit(copy_context().run, run_vm, session, vm) for vm in vms]
     try:
+        # Woken every second: a signal that another thread received is handled only when the main
+        # thread runs, and a wait without end would hold it back until the last VM is done.
+        while wait(futures, timeout=1.0).not_done:
+            pass
         for future in futures:
             future.result()
     except BaseException:

@@ -29,11 +29,13 @@ def finish_all(futures: Sequence[PrefectFuture[T]]) -> list[T]:
     """Wait for all, then return every result or raise the first failure.
 
     An interrupt reaches only the flow's thread: a submitted task outlives it. So the transfers are
-    told to stop and waited for before whatever they use is released.
+    told to stop and waited for before whatever they use is released. The wait ends every second,
+    because a signal is handled only when the main thread runs.
     """
     pending = list(futures)
     try:
-        wait(pending)
+        while wait(pending, timeout=1.0).not_done:
+            pass
     except BaseException:
         current_session().stop.set()
         wait(pending, timeout=HALT_TIMEOUT_S)
