@@ -25,7 +25,6 @@ from cli.options import (
 )
 from cli.output import open_output
 from cli.session_progress import watch_session
-from cli.session_report import session_as_data, view_session
 
 if TYPE_CHECKING:
     from jobs import BackupJob, SessionResult
@@ -67,6 +66,8 @@ def backup(
     Runs the session in this process and shows how it goes. A VM that fails does not fail the
     others. Set PREFECT_API_URL to record the run on a Prefect server.
     """
+    from cli.session_report import session_as_data, view_session
+
     settings = load_settings(common, cluster, repository, workers)
     output = open_output(as_json=common.as_json)
     prepare_prefect(verbose=common.verbose)

@@ -13,7 +13,6 @@ import typer
 from cli.config import load_settings
 from cli.connections import open_repository
 from cli.errors import FileInTheWay
-from cli.figures import human_bytes, human_duration, human_rate
 from cli.options import CommonOptions, RepositoryOptions, with_options
 from cli.output import open_output
 from cli.point_reference import find_disk, find_point, moment_reference
@@ -96,6 +95,8 @@ def _done_bytes(counters: Any) -> int:
 
 
 def _sentence(name: str, file: Path, facts: dict[str, Any]) -> str:
+    from jobs import human_bytes, human_duration, human_rate
+
     written, size, duration_s = facts["written_bytes"], facts["size_bytes"], facts["duration_s"]
     return (
         f"Wrote {name} to {file}: {human_bytes(size)}, of which {human_bytes(written)} is data, "

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cli.errors import DiskUnknown, PointAmbiguous, PointUnknown
-from cli.figures import utc_text
 
 if TYPE_CHECKING:
     from repository import DiskRecord, RestorePoint
@@ -64,7 +63,7 @@ def describe_point(point: RestorePoint) -> str:
 
 def moment_reference(point: RestorePoint) -> str:
     """`db01@2026-11-23T20:15:12Z`."""
-    return f"{point.vm_name}@{utc_text(point.created_at)}"
+    return f"{point.vm_name}@{_shown_time(point)}"
 
 
 def short_ids(points: Sequence[RestorePoint]) -> dict[str, str]:
@@ -85,7 +84,7 @@ def _find_by_moment(
     if not of_vm:
         return _the_one([], points, reference)
     wanted = moment.upper().replace(" ", "T")
-    found = [point for point in of_vm if utc_text(point.created_at).startswith(wanted)]
+    found = [point for point in of_vm if _shown_time(point).startswith(wanted)]
     if not found:
         near = difflib.get_close_matches(
             reference, [moment_reference(point) for point in of_vm], n=2, cutoff=0.0
@@ -107,6 +106,12 @@ def _the_one(
     vm = reference.partition("@")[0]
     near = difflib.get_close_matches(vm, names, n=3, cutoff=0.5)
     raise PointUnknown(reference, "no VM and no id in the repository goes by that name", near)
+
+
+def _shown_time(point: RestorePoint) -> str:
+    from jobs import utc_text
+
+    return utc_text(point.created_at)
 
 
 def _shared_length(one: str, other: str) -> int:

@@ -10,7 +10,6 @@ import typer
 from cli.config import load_settings
 from cli.connections import open_repository
 from cli.exit_codes import ExitCode
-from cli.figures import human_bytes, human_ratio, utc_text
 from cli.options import CommonOptions, RepositoryOptions, with_options
 from cli.output import Column, open_output, table
 from cli.point_reference import find_point, points_of_vm, short_ids
@@ -87,6 +86,8 @@ def points(
 
 def point_as_data(point: RestorePoint) -> dict[str, Any]:
     """A restore point as plain data. The VM's captured configuration is left out: it is long."""
+    from jobs import utc_text
+
     return {
         "id": point.id,
         "vm": point.vm_name,
@@ -146,6 +147,8 @@ def _view(
 
 
 def _point_row(point: RestorePoint, short_id: str) -> tuple[str, ...]:
+    from jobs import human_bytes, human_ratio, utc_text
+
     return (
         short_id,
         point.vm_name,
@@ -162,6 +165,8 @@ def _point_row(point: RestorePoint, short_id: str) -> tuple[str, ...]:
 
 
 def _disk_row(disk: DiskRecord, short_id: str) -> tuple[str, ...]:
+    from jobs import human_bytes
+
     return (
         short_id,
         disk.label or "-",

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from cli.figures import human_bytes, human_rate
 from cli.output import make_console, say
 
 if TYPE_CHECKING:
@@ -122,6 +121,8 @@ def make_progress() -> Progress:
 
 def progress_line(label: str, done_bytes: int, total_bytes: int, elapsed_s: float) -> str:
     """`db01: 45 % (120.0 MiB of 260.0 MiB), 80.0 MiB/s`."""
+    from jobs import human_bytes, human_rate
+
     percent = f"{100 * done_bytes // total_bytes} % " if total_bytes else ""
     amount = f"({human_bytes(done_bytes)} of {human_bytes(total_bytes)})"
     return f"{label}: {percent}{amount}, {human_rate(done_bytes, elapsed_s)}"

@@ -15,7 +15,6 @@ from cli.connections import (
     repository_block,
     workers_block,
 )
-from cli.figures import human_bytes, human_duration
 from cli.local_prefect import flows_ready, prepare_prefect
 from cli.options import (
     ClusterOptions,
@@ -100,6 +99,8 @@ def run_restore(
 
 
 def _view(result: RestoreResult) -> Iterator[RenderableType]:
+    from jobs import human_bytes, human_duration
+
     state = "running" if result.is_on else "powered off"
     yield (
         f"Restored {result.source_vm_name} as {result.vm_name} ({result.vm_id}), {state}: "

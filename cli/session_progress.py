@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cli.figures import human_bytes, human_duration
 from cli.output import say
 from cli.progress import (
     FRAME_PERIOD_S,
@@ -157,6 +156,8 @@ class TerminalWatch(_Watch):
 
 def ending_line(result: VmResult) -> str:
     """`db01: success, incremental, 12.0 MiB read, 3.1 MiB stored in 4.2 s`, or why not."""
+    from jobs import human_bytes, human_duration
+
     if result.error is not None:
         return f"{result.vm_name}: {result.status}: {result.error}"
     duration = human_duration(result.duration_s)

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cli.figures import human_bytes, human_duration, human_ratio
 from cli.output import Column, table
+from jobs import (
+    DiskResult,
+    SessionResult,
+    VmResult,
+    human_bytes,
+    human_duration,
+    human_ratio,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-    from jobs import DiskResult, SessionResult, VmResult
 
 VM_COLUMNS = (
     Column("VM"),

@@ -11,7 +11,6 @@ import typer
 from cli.config import load_settings
 from cli.connections import open_repository
 from cli.exit_codes import ExitCode
-from cli.figures import human_bytes
 from cli.options import CommonOptions, RepositoryOptions, with_options
 from cli.output import Column, open_output, table
 from cli.point_reference import find_point
@@ -132,6 +131,8 @@ def _finding_as_data(finding: Finding) -> dict[str, Any]:
 
 
 def _view(report: VerifyReport) -> Iterator[RenderableType]:
+    from jobs import human_bytes
+
     checked = (
         f"{report.points_checked} restore points, {report.disks_checked} disks, "
         f"{report.objects_checked} objects, {report.packs_checked} packs, "
@@ -152,6 +153,8 @@ def _finding_row(finding: Finding) -> tuple[str, ...]:
 
 
 def _describe_concerned(concerned: Concerned) -> str:
+    from jobs import human_bytes
+
     disk = f" disk {concerned.disk_id}" if concerned.disk_id else ""
     size_bytes = sum(part.end_bytes - part.start_bytes for part in concerned.extents)
     ranges = (

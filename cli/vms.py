@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from cli.config import load_settings
 from cli.connections import open_cluster
-from cli.figures import human_bytes
 from cli.options import ClusterOptions, CommonOptions, with_options
 from cli.output import Column, open_output, table
 
@@ -68,6 +67,8 @@ def _view(listed: Sequence[dict[str, Any]]) -> RenderableType:
 
 
 def _row(vm: dict[str, Any]) -> tuple[str, ...]:
+    from jobs import human_bytes
+
     return (
         vm["name"],
         vm["power_state"].lower(),

@@ -17,7 +17,7 @@ import httpx
 
 from cli.demo.site import Site
 from cli.errors import DemoFailed
-from cli.figures import human_bytes
+from jobs import human_bytes
 
 KiB = 1024
 MiB = 1024 * KiB

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.demo.proofs import Proof
-from cli.figures import human_bytes, human_duration
 from cli.output import Column, table
 from cli.session_report import DISK_COLUMNS, VM_COLUMNS, disk_row, session_as_data, vm_row
+from jobs import RestoreResult, SessionResult, human_bytes, human_duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-    from jobs import RestoreResult, SessionResult
 
 _PROOF_COLUMNS = (
     Column("COMPARED"),

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from cli.figures import human_bytes, human_duration, human_rate, human_ratio, utc_text
+from jobs import human_bytes, human_duration, human_rate, human_ratio, utc_text
 
 
 @pytest.mark.parametrize(
