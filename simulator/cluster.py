@@ -26,11 +26,11 @@ from simulator.documents import Document, Documents, Record
 from simulator.errors import NotFoundError, PreconditionError, RefusedError, StateInUseError
 from simulator.faults import FaultPlayer, TaskTrouble
 from simulator.settings import Settings
-from simulator.tasks import RunningTask, TaskRunner
+from simulator.tasks import TERMINAL, RunningTask, TaskRunner
 
 Operation = Callable[["Cluster", RunningTask], None]
 OPERATIONS: dict[str, Operation] = {}
-_EXPIRY_CHECK_S = 1.0
+_EXPIRY_CHECK_S = 2.0
 
 
 def operation(name: str) -> Callable[[Operation], Operation]:
@@ -117,6 +117,20 @@ class Cluster:
     def _expire_loop(self) -> None:
         while not self._stopping.wait(_EXPIRY_CHECK_S):
             self.expire_recovery_points()
+            self._forget_old_requests()
+
+    def _forget_old_requests(self) -> None:
+        """Request ids are remembered for a while only, and ended tasks as long (§10 leaves it open)."""
+        horizon_s = self.clock.now_s() - self.settings.memory_s
+        old = [r for r in self.documents.all("request") if r.private["at_s"] < horizon_s]
+        ended = [t for t in self.documents.all("task") if t.document["status"] in TERMINAL]
+        past = [t for t in ended if float(t.private.get("ends_s", 0)) < horizon_s]
+        if old or past:
+            with self.documents.change():
+                for request in old:
+                    self.documents.delete("request", request.ext_id)
+                for task in past:
+                    self.documents.delete("task", task.ext_id)
 
     def expire_recovery_points(self) -> list[str]:
         """Remove recovery points whose time is over; returns their ids."""
@@ -125,11 +139,16 @@ class Cluster:
         for record in self.documents.all("recovery_point"):
             expires = record.document.get("expirationTime")
             if expires and parse_stamp(expires) <= now:
-                OPERATIONS["DeleteRecoveryPoint"](
-                    self, RunningTask("", "", {"extId": record.ext_id}, self.documents)
-                )
-                gone.append(record.ext_id)
+                gone += self._expire(record.ext_id)
         return gone
+
+    def _expire(self, ext_id: str) -> list[str]:
+        task = RunningTask("", "", {"extId": ext_id}, self.documents)
+        try:
+            OPERATIONS["DeleteRecoveryPoint"](self, task)
+        except NotFoundError:  # a client was quicker
+            return []
+        return [ext_id]
 
     # -- documents -----------------------------------------------------------------------------
 

@@ -144,9 +144,13 @@ class Listener:
     def _run(self) -> None:
         asyncio.run(self._server.serve(sockets=[self._socket]))
 
+    def ask_to_stop(self) -> None:
+        """Begin to stop, without waiting for it."""
+        self._server.should_exit = True
+
     def stop(self) -> None:
         """Stop answering and close the socket."""
-        self._server.should_exit = True
+        self.ask_to_stop()
         if self._thread.is_alive():
             self._thread.join(_DRAIN_S)
             # Clients keep idle connections open for as long as they like.

@@ -24,7 +24,8 @@ class Settings:
 
     `newest_minor` caps all namespaces (1 makes a PC 7.3); `answers_version_probe` False gives it the
     404 that PCs below 4.2 answer with. `content_minor` makes the PE speak another minor than the one
-    PC was asked in, as PC 7.3.1 does. Limits of 0 calls per second only show in headers.
+    PC was asked in, as PC 7.3.1 does. Request ids and ended
+    tasks are remembered for `memory_s`. Limits of 0 calls per second only show in headers.
     """
 
     task_s: float = 0.05
@@ -38,6 +39,7 @@ class Settings:
     gives_cookies: bool = True
     token_life_s: float = 900.0
     cookie_life_s: float = 900.0
+    memory_s: float = 86_400.0
     region_count_max: int = 10_000
     holes_as: Literal["zeroed", "gaps"] = "zeroed"
     ends_regions_with: Literal["zero", "absent"] = "zero"

@@ -152,6 +152,8 @@ class Simulator:
         for listener in listeners:
             stack.callback(listener.stop)
             listener.start()
+        for listener in listeners:
+            stack.callback(listener.ask_to_stop)
         self.pc_url, self.pe_url = urls["central"], urls["element"]
 
     # -- what a client needs to know -----------------------------------------------------------

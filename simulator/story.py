@@ -6,6 +6,8 @@ demonstrations too: what files a guest has, and where the frozen bytes of a disk
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from simulator import guests
@@ -48,7 +50,7 @@ class Story:
     ) -> None:
         """Write a file in a guest, from bytes or from a size and a seed."""
         data = guests.content_of(content=content, size_bytes=size_bytes, seed=seed or path)
-        with self._cluster.disks.session(self._vdisk(vm, disk)) as image:
+        with self._session(vm, disk) as image:
             guests.write_file(image, path, data)
 
     def append_file(
@@ -63,13 +65,19 @@ class Story:
     ) -> None:
         """Append to a file in a guest without moving what it has."""
         data = guests.content_of(content=content, size_bytes=size_bytes, seed=seed or path)
-        with self._cluster.disks.session(self._vdisk(vm, disk)) as image:
+        with self._session(vm, disk) as image:
             guests.append_file(image, path, data)
 
     def delete_file(self, vm: str, path: str, *, discard: bool = False, disk: int = 0) -> None:
         """Delete a file in a guest; with `discard` the storage gets its blocks back."""
-        with self._cluster.disks.session(self._vdisk(vm, disk)) as image:
+        with self._session(vm, disk) as image:
             guests.delete_file(image, path, discard=discard)
+
+    def _session(self, vm: str, disk: int) -> AbstractContextManager[Path]:
+        vdisk = self._vdisk(vm, disk)
+        if self._cluster.disks.get(vdisk).is_exposed:
+            raise GuestError("That disk stands as a device under a worker; write to it there.")
+        return self._cluster.disks.session(vdisk)
 
     def list_files(self, vm: str, *, disk: int = 0) -> dict[str, dict[str, object]]:
         """Files of a guest file system as it is now: path to `size_bytes` and `sha256`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -323,3 +324,20 @@ def test_the_neighbourhood_is_as_untidy_as_a_real_one(shared_api: Any) -> None:
     assert "VmTemplateRP_golden" in names
     groups = [g["name"] for g in shared_api.get("/volumes/v4.3/config/volume-groups")]
     assert "somebody-elses-group" in groups
+
+
+def test_request_ids_and_ended_tasks_are_forgotten_in_time(open_api: Callable[..., Any]) -> None:
+    """After their time the memory of requests does not grow with every call ever made."""
+    api = open_api(memory_s=100.0)
+    task = api.do(
+        "POST",
+        "/volumes/v4.3/config/volume-groups",
+        json={"name": "g", "clusterReference": api.cluster_id()},
+    )
+    api.simulator.story.advance_clock(101)
+    documents = api.simulator.cluster.documents
+    for _ in range(500):
+        if not documents.all("request") and documents.find("task", task["extId"]) is None:
+            return
+        time.sleep(0.01)
+    raise AssertionError("still remembered")
