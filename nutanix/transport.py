@@ -145,7 +145,7 @@ class Transport:
         self, call: Call, request: httpx.Request, base_url: str, family: str, attempt: int
     ) -> Answer | tuple[Refusal, float | None]:
         try:
-            response = self._http.send(request)
+            response = self._follow_once(self._http.send(request))
         except httpx.TransportError as error:
             return self._lost(error, base_url), None
         self._reached.add(base_url)
@@ -167,10 +167,35 @@ class Transport:
             self._limiter.turned_down(base_url, family, response.headers, wanted_s)
         return refusal, wanted_s
 
+    def _follow_once(self, response: httpx.Response) -> httpx.Response:
+        """Take the one redirect that the API has: 302 within the same server (`nutanix-v4 §8`).
+
+        The same call with its body goes to the new place, with the token that came along unless it has
+        one of its own. Credentials never follow a redirect to another server; that answer is left for the caller to refuse.
+        """
+        target = response.next_request
+        if response.status_code != 302 or target is None:
+            return response
+        asked = response.request
+        if _origin(target.url) != _origin(asked.url):
+            return response
+        again = self._http.build_request(
+            asked.method, target.url, headers=asked.headers, content=asked.content
+        )
+        if token := response.headers.get("X-Redirect-Token"):
+            again.headers.setdefault("Cookie", token)
+        return self._http.send(again)
+
     def _lost(self, error: httpx.TransportError, base_url: str) -> Refusal:
-        """A call without an answer: sent again, unless this server has never answered at all."""
+        """A call without an answer is sent again; a first call that reaches nobody is not.
+
+        Nobody wants to wait for retries to hear that an address is wrong. A Prism Element's address
+        comes from the cluster, so it is not wrong.
+        """
         typed = _connection_error(error, base_url)
-        return Refusal(typed, typed.is_transient and base_url in self._reached)
+        reached_nobody = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+        first_try = base_url == self._connection.url and base_url not in self._reached
+        return Refusal(typed, typed.is_transient and not (reached_nobody and first_try))
 
     def _request(self, call: Call, base_url: str) -> httpx.Request:
         headers = {
@@ -225,6 +250,10 @@ def _tls(connection: ClusterConnection) -> ssl.SSLContext | bool:
         raise CertificateUntrusted(connection.url, reason) from error
 
 
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
+
+
 def _unreadable(error: AnswerUnusable, response: httpx.Response, base_url: str) -> Refusal:
     """A cut-off answer is asked for again; a server that does not speak JSON is not a Prism."""
     kind = response.headers.get("Content-Type", "application/json")
@@ -245,7 +274,7 @@ def _connection_error(error: httpx.TransportError, url: str) -> NutanixError:
             return NotPrism(url, "it does not speak TLS")
     if isinstance(error, httpx.TimeoutException):
         return ClusterUnreachable(url, "no answer in time")
-    return ClusterUnreachable(url, str(error) or type(error).__name__)
+    return ClusterUnreachable(url, str(error).rstrip(".") or type(error).__name__)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -140,7 +140,9 @@ def client(
 def connect() -> Callable[..., AhvClient]:
     """A client for a running simulator; keyword arguments override its connection."""
 
-    def open_client(sim: Simulator, **overrides: Any) -> AhvClient:
+    def open_client(
+        sim: Simulator, *, retries: RetryPolicy | None = None, **overrides: Any
+    ) -> AhvClient:
         facts = dict(sim.describe())
         settings: dict[str, Any] = {
             "url": facts["pc_url"],
@@ -149,7 +151,7 @@ def connect() -> Callable[..., AhvClient]:
             "ca_file": facts["ca_file"],
             "prism_element_port": httpx.URL(facts["pe_url"]).port,
         }
-        return AhvClient(ClusterConnection(**{**settings, **overrides}))
+        return AhvClient(ClusterConnection(**{**settings, **overrides}), retries=retries)
 
     return open_client
 

@@ -172,13 +172,36 @@ def test_a_web_page_is_not_a_prism(client, prism):
         client.vms()
 
 
-def test_a_redirect_is_not_followed(client, prism):
+def moved(location: str):
+    headers = {"Location": location, "X-Redirect-Token": "NTNX_IGW_SESSION=tok"}
+    return lambda request: httpx.Response(302, headers=headers)
+
+
+def test_no_redirect_leads_to_another_server(client, prism):
     """Credentials go to the address the operator gave, and nowhere else."""
-    moved = httpx.Response(302, headers={"Location": "https://elsewhere.example/"})
-    prism.on("GET", LIST, lambda request: moved)
-    with pytest.raises(NotPrism, match="redirects"):
-        client.vms()
-    assert {each.url.host for each in prism.requests} == {"pc.example"}
+    for location in ("https://elsewhere.example/", "http://pc.example:9440/api/x"):
+        prism.on("GET", LIST, moved(location))
+        with pytest.raises(NotPrism, match="redirects"):
+            client.vms()
+    assert {str(each.url)[:23] for each in prism.requests} == {"https://pc.example:9440"}
+
+
+def test_a_redirect_on_the_same_server_is_followed_with_its_body(client, prism):
+    """302 with a token: the same method, body and request id again, once; never in a circle (§8)."""
+    target = "https://pc.example:9440/api/volumes/v4.3/config/other"
+    made = [{"extId": "g1", "rel": "volumes:config:volume-group"}]
+    prism.on("GET", "config/volume-groups/g1$", prism.reply({"extId": "g1"}))
+    prism.on("POST", "config/volume-groups$", moved(target))
+    prism.on("POST", "config/other$", prism.task({"entitiesAffected": made}))
+    arguments = {"name": "g", "cluster_id": "c", "disks": [], "request_id": "my-id"}
+    assert client.create_volume_group(**arguments) == "g1"
+    first, second = prism.sent("POST")
+    assert first.content == second.content
+    assert second.headers["NTNX-Request-Id"] == "my-id"
+    assert second.headers["Cookie"] == "NTNX_IGW_SESSION=tok"
+    prism.on("POST", "config/other$", moved(target))
+    with pytest.raises(NotPrism):
+        client.create_volume_group(**arguments)
 
 
 def test_credentials_go_with_every_call_and_cookies_with_none(client, prism):
