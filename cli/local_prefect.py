@@ -17,6 +17,10 @@ from pathlib import Path
 
 from cli.config import user_data_dir
 from cli.errors import PrefectUnavailable
+from cli.output import say
+
+PATIENCE_S = 2.0
+"""How long a silent terminal is no cause for worry."""
 
 _starting = threading.Lock()
 """A client made while another still waits for the embedded server would not wait, but fail."""
@@ -63,7 +67,12 @@ def flows_ready() -> Iterator[None]:
         temporary_settings,
     )
 
-    start_server().result()
+    server = start_server()
+    try:
+        server.result(PATIENCE_S)
+    except TimeoutError:
+        say("Waiting for the Prefect server (an embedded one takes about ten seconds) ...")
+        server.result()
     if PREFECT_API_URL.value():
         yield
         return

@@ -22,6 +22,9 @@ View = Callable[[], Iterable["RenderableType"]]
 UNWRAPPED_WIDTH = 1000
 """Columns of a stream that is no terminal: a pipe or a file wants one line per row, unwrapped."""
 
+WRAPPED_COLUMN_ROOM = 16
+"""Columns that a column of sentences gets beyond its longest word, on a narrow terminal."""
+
 
 class Output(Protocol):
     """Where a command puts its result."""
@@ -40,9 +43,11 @@ class TextOutput:
     def result(self, data: object, view: View) -> None:
         """Print the view on stdout."""
         del data
+        parts = list(view())
         console = make_console(sys.stdout)
+        console.width = max(_width_for(part, console) for part in parts)
         with console.capture() as capture:
-            for part in view():
+            for part in parts:
                 console.print(part)
         # Tables are padded to full rows; nobody wants that in a ticket or a diff.
         lines = (line.rstrip() for line in capture.get().splitlines())
@@ -91,6 +96,15 @@ def make_console(stream: IO[str]) -> Console:
 
     width = None if stream.isatty() else UNWRAPPED_WIDTH
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+
+
+def _width_for(part: RenderableType, console: Console) -> int:
+    """The terminal's width, or what the part needs: a long line is better than half a name."""
+    from rich.measure import Measurement
+
+    options = console.options.update(width=UNWRAPPED_WIDTH)
+    needed = Measurement.get(console, options, part).minimum + WRAPPED_COLUMN_ROOM
+    return max(console.width, needed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from cli.output import make_console, say
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
 LINE_PERIOD_S = 5.0
 FRAME_PERIOD_S = 0.2
@@ -36,11 +36,13 @@ class TerminalBar:
 
     def __init__(self, progress: Progress, label: str) -> None:
         self._progress = progress
-        self._task = progress.add_task(label, total=None, status="")
+        self._started_s = time.monotonic()
+        self._task = add_bar(progress, label)
 
     def update(self, done_bytes: int, total_bytes: int) -> None:
         """Redraw with the next frame."""
-        self._progress.update(self._task, completed=done_bytes, total=total_bytes or None)
+        elapsed_s = time.monotonic() - self._started_s
+        draw_bar(self._progress, self._task, done_bytes, total_bytes, elapsed_s)
 
 
 class LineBar:
@@ -58,7 +60,8 @@ class LineBar:
             if now_s - self._shown_s < LINE_PERIOD_S:
                 return
             self._shown_s = now_s
-        say(progress_line(self._label, done_bytes, total_bytes, now_s - self._started_s))
+        amount = progress_amount(done_bytes, total_bytes, now_s - self._started_s)
+        say(f"{self._label}: {amount}")
 
 
 class Ticker:
@@ -98,34 +101,44 @@ def open_bar(label: str, sample: Sample | None = None) -> Iterator[Bar]:
 
 def make_progress() -> Progress:
     """Rich's live display in our style, on stderr, gone when it is done."""
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TransferSpeedColumn,
-    )
+    from rich.progress import BarColumn, Progress, TextColumn
 
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
-        TaskProgressColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
+        TextColumn("{task.fields[amount]}", markup=False),
         TextColumn("{task.fields[status]}", markup=False),
         console=make_console(sys.stderr),
         transient=True,
     )
 
 
-def progress_line(label: str, done_bytes: int, total_bytes: int, elapsed_s: float) -> str:
-    """`db01: 45 % (120.0 MiB of 260.0 MiB), 80.0 MiB/s`."""
+def add_bar(progress: Progress, label: str) -> TaskID:
+    """One more bar, of work whose size is not known yet."""
+    return progress.add_task(label, total=None, amount="", status="")
+
+
+def draw_bar(
+    progress: Progress,
+    bar: TaskID,
+    done_bytes: int,
+    total_bytes: int,
+    elapsed_s: float,
+    status: str = "",
+) -> None:
+    """Show how far a bar's work has come; a total of 0 is not known yet."""
+    amount = progress_amount(done_bytes, total_bytes, elapsed_s) if total_bytes else ""
+    total = total_bytes or None
+    progress.update(bar, completed=done_bytes, total=total, amount=amount, status=status)
+
+
+def progress_amount(done_bytes: int, total_bytes: int, elapsed_s: float) -> str:
+    """`45 % (120.0 MiB of 260.0 MiB), 80.0 MiB/s`."""
     from jobs import human_bytes, human_rate
 
     percent = f"{100 * done_bytes // total_bytes} % " if total_bytes else ""
     amount = f"({human_bytes(done_bytes)} of {human_bytes(total_bytes)})"
-    return f"{label}: {percent}{amount}, {human_rate(done_bytes, elapsed_s)}"
+    return f"{percent}{amount}, {human_rate(done_bytes, elapsed_s)}"
 
 
 @contextmanager

@@ -15,8 +15,10 @@ from cli.progress import (
     FRAME_PERIOD_S,
     LINE_PERIOD_S,
     Ticker,
+    add_bar,
+    draw_bar,
     make_progress,
-    progress_line,
+    progress_amount,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +35,11 @@ class _Vm:
     status: str = ""
     transfer_started_s: float = 0.0
     disks: dict[str, tuple[int, TransferCounters]] = field(default_factory=dict)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since its first disk began."""
+        return time.monotonic() - self.transfer_started_s
 
     def sample(self) -> tuple[int, int]:
         """Bytes read so far and to read in all, over the disks begun so far."""
@@ -117,8 +124,7 @@ class LineWatch(_Watch):
     def _show(self, vm: _Vm) -> None:
         done_bytes, total_bytes = vm.sample()
         if total_bytes:
-            elapsed_s = time.monotonic() - vm.transfer_started_s
-            say(progress_line(vm.name, done_bytes, total_bytes, elapsed_s))
+            say(f"{vm.name}: {progress_amount(done_bytes, total_bytes, vm.elapsed_s)}")
 
     def _ended(self, result: VmResult) -> None:
         say(ending_line(result))
@@ -133,7 +139,7 @@ class TerminalWatch(_Watch):
         self._bars: dict[str, TaskID] = {}
 
     def _started(self, vm: _Vm) -> None:
-        self._bars[vm.vm_id] = self._progress.add_task(vm.name, total=None, status="started")
+        self._bars[vm.vm_id] = add_bar(self._progress, vm.name)
 
     def _told(self, vm: _Vm, text: str) -> None:
         if text.startswith("warning"):
@@ -144,8 +150,7 @@ class TerminalWatch(_Watch):
         bar = self._bars.get(vm.vm_id)
         if bar is not None:
             done_bytes, total_bytes = vm.sample()
-            total = total_bytes or None
-            self._progress.update(bar, completed=done_bytes, total=total, status=vm.status)
+            draw_bar(self._progress, bar, done_bytes, total_bytes, vm.elapsed_s, status=vm.status)
 
     def _ended(self, result: VmResult) -> None:
         bar = self._bars.pop(result.vm_id, None)
