@@ -21,6 +21,7 @@ from nutanix.errors import (
     NotFound,
     OperationFailed,
     OperationTimedOut,
+    RequestInvalid,
 )
 from nutanix.models.operations import Operation
 from nutanix.models.wire import WireModel
@@ -116,6 +117,21 @@ class Api:
             if _is_last_page(answer, page, len(items)):
                 return
         raise AnswerUnusable(purpose, f"the list does not end after {PAGES_MAX} pages")
+
+    def _list_by_prefix(
+        self, model: type[Model], namespace: str, path: str, name_prefix: str, *, purpose: str
+    ) -> list[Model]:
+        """The entries whose `name` may start with the prefix; all of them where it cannot be asked.
+
+        Which filter functions a release knows is not documented, so the caller compares again.
+        """
+        if name_prefix:
+            filter_ = f"startswith(name,{quoted(name_prefix)})"
+            try:
+                return list(self._list(model, namespace, path, purpose=purpose, filter_=filter_))
+            except RequestInvalid as error:
+                log.info("Listing without a filter: %s", error)
+        return list(self._list(model, namespace, path, purpose=purpose))
 
     def _start(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from nutanix.answers import Answer, Subject
-from nutanix.api import Api, conditional_request_id, parse, quoted
+from nutanix.api import Api, conditional_request_id, parse
 from nutanix.errors import AnswerUnusable, FeatureMissing, NotFound
 from nutanix.models.operations import Operation
 from nutanix.models.recovery_points import (
@@ -62,13 +62,8 @@ class RecoveryPointVerbs(Api):
 
     def recovery_points(self, *, name_prefix: str = "") -> list[RecoveryPoint]:
         """All recovery points whose name starts with `name_prefix`; others' are never among them."""
-        filter_ = f"startswith(name,{quoted(name_prefix)})" if name_prefix else None
-        listed = self._list(
-            RecoveryPoint,
-            "dataprotection",
-            POINTS,
-            purpose="list recovery points",
-            filter_=filter_,
+        listed = self._list_by_prefix(
+            RecoveryPoint, "dataprotection", POINTS, name_prefix, purpose="list recovery points"
         )
         return [point for point in listed if point.name.startswith(name_prefix)]
 

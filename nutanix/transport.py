@@ -34,6 +34,8 @@ from nutanix.retries import RetryPolicy, retry_after_s
 
 log = logging.getLogger(__name__)
 
+REDIRECTS_MAX = 5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
@@ -145,7 +147,7 @@ class Transport:
         self, call: Call, request: httpx.Request, base_url: str, family: str, attempt: int
     ) -> Answer | tuple[Refusal, float | None]:
         try:
-            response = self._follow_once(self._http.send(request))
+            response = self._exchange(request)
         except httpx.TransportError as error:
             return self._lost(error, base_url), None
         self._reached.add(base_url)
@@ -167,24 +169,27 @@ class Transport:
             self._limiter.turned_down(base_url, family, response.headers, wanted_s)
         return refusal, wanted_s
 
-    def _follow_once(self, response: httpx.Response) -> httpx.Response:
-        """Take the one redirect that the API has: 302 within the same server (`nutanix-v4 §8`).
+    def _exchange(self, request: httpx.Request) -> httpx.Response:
+        """Send, and follow the one redirect that the API has: 302 within the same server (`§8`).
 
         The same call with its body goes to the new place, with the token that came along unless it has
-        one of its own. Credentials never follow a redirect to another server; that answer is left for the caller to refuse.
+        one of its own. Credentials never follow a redirect to another server; that answer, like the
+        last of a circle, is left for the caller to refuse.
         """
-        target = response.next_request
-        if response.status_code != 302 or target is None:
-            return response
-        asked = response.request
-        if _origin(target.url) != _origin(asked.url):
-            return response
-        again = self._http.build_request(
-            asked.method, target.url, headers=asked.headers, content=asked.content
-        )
-        if token := response.headers.get("X-Redirect-Token"):
-            again.headers.setdefault("Cookie", token)
-        return self._http.send(again)
+        response = self._http.send(request)
+        for _ in range(REDIRECTS_MAX):
+            target = response.next_request
+            if response.status_code != 302 or target is None:
+                break
+            if _origin(target.url) != _origin(request.url):
+                break
+            request = self._http.build_request(
+                request.method, target.url, headers=request.headers, content=request.content
+            )
+            if token := response.headers.get("X-Redirect-Token"):
+                request.headers.setdefault("Cookie", token)
+            response = self._http.send(request)
+        return response
 
     def _lost(self, error: httpx.TransportError, base_url: str) -> Refusal:
         """A call without an answer is sent again; a first call that reaches nobody is not.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nutanix.answers import Answer, Subject
-from nutanix.api import Api, conditional_request_id, parse, quoted
+from nutanix.api import Api, conditional_request_id, parse
 from nutanix.errors import AnswerUnusable, NotFound
 from nutanix.models.operations import Operation
 from nutanix.models.volume_groups import VmAttachment, VolumeDisk, VolumeDiskSource, VolumeGroup
@@ -61,9 +61,8 @@ class VolumeGroupVerbs(Api):
 
     def volume_groups(self, *, name_prefix: str = "") -> list[VolumeGroup]:
         """All volume groups whose name starts with `name_prefix`."""
-        filter_ = f"startswith(name,{quoted(name_prefix)})" if name_prefix else None
-        listed = self._list(
-            VolumeGroup, "volumes", GROUPS, purpose="list volume groups", filter_=filter_
+        listed = self._list_by_prefix(
+            VolumeGroup, "volumes", GROUPS, name_prefix, purpose="list volume groups"
         )
         return [group for group in listed if group.name.startswith(name_prefix)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import time
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -208,6 +209,7 @@ def storm(sim, client, seed):
         assert read == truth, f"seed {seed}"
     except NutanixError as error:
         outcome = type(error).__name__
+        time.sleep(0.3)  # A creation whose wait was given up may still finish on the cluster.
     begin(sim)
     backup.release()
     assert backup.leftovers() == [], f"seed {seed}"

@@ -61,6 +61,17 @@ def test_find_vm_by_name_and_by_id(client, prism):
         client.find_vm("twin")
 
 
+def test_a_prefix_is_asked_for_and_checked(client, prism):
+    """The filter spares pages; what does not start so is dropped even if the server sent it; a server
+    that cannot filter is asked for everything; a quote in the prefix stays inside the literal (§4)."""
+    groups = [{"extId": "1", "name": "it's mine"}, {"extId": "2", "name": "theirs"}]
+    prism.on("GET", "volume-groups$", prism.refusal(400), prism.reply(groups))
+    assert [group.id for group in client.volume_groups(name_prefix="it's")] == ["1"]
+    first, second = prism.sent("GET", "volume-groups")
+    assert first.url.params["$filter"] == "startswith(name,'it''s')"
+    assert "$filter" not in second.url.params
+
+
 def test_waiting_polls_with_growing_pauses_until_success(client, prism, clock):
     """Polling is quick at first and slows down; unknown states count as running."""
     states = ["QUEUED", "RUNNING", "$UNKNOWN", "SUSPENDED", "SUCCEEDED"]
