@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from contextvars import copy_context
+from threading import Lock
 
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -28,6 +29,7 @@ from tasks import (
     attach_disks,
     clean_up_leftovers,
     commit_point,
+    current_story,
     detach_disks,
     find_reference,
     plan_reads,
@@ -41,6 +43,10 @@ from tasks import (
     working_in,
     working_on,
 )
+
+_one_at_a_time = Lock()
+"""Held while a subflow is created. Prefect's SQLite server answers 503 to one of two subflows that
+are created at the same moment, and its client then waits two seconds or more before it asks again."""
 
 
 @flow(name="backup", flow_run_name="backup {job.name}", persist_result=False)
@@ -96,6 +102,7 @@ def backup_vm(vm_id: str, vm_name: str) -> str:
         vm_id: The VM's id on the cluster.
         vm_name: The VM's name, for people.
     """
+    current_story().on_running()
     with progress_artifact(vm_name), ExitStack() as held:
         snapshot = take_snapshot(vm_id)
         held.callback(abandon_snapshot, snapshot)
@@ -135,10 +142,13 @@ def run_vms(session: BackupSession, vms: list[VmTarget]) -> None:
 
 def run_vm(session: BackupSession, vm: VmTarget) -> VmResult:
     """One VM of the session; its failure becomes its result and goes no further (S10)."""
-    story = VmStory.begin(vm.vm_id, vm.vm_name, clock=session.clock, observer=session.observer)
-    with working_on(story):
-        try:
-            backup_vm(vm.vm_id, vm.vm_name)
-        except Exception as error:  # noqa: BLE001 - whatever it was, the other VMs go on
-            return session.finish(story, error)
-        return session.finish(story)
+    with ExitStack() as creating:
+        creating.enter_context(_one_at_a_time)
+        story = VmStory.begin(vm.vm_id, vm.vm_name, clock=session.clock, observer=session.observer)
+        story.on_running = creating.close
+        with working_on(story):
+            try:
+                backup_vm(vm.vm_id, vm.vm_name)
+            except Exception as error:  # noqa: BLE001 - whatever it was, the other VMs go on
+                return session.finish(story, error)
+            return session.finish(story)

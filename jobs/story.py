@@ -7,7 +7,7 @@ whole, so a reader sees the old value or the new one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -48,6 +48,8 @@ class VmStory:
     disks: tuple[DiskResult, ...] = ()
     warnings: list[str] = field(default_factory=list)
     progress: dict[str, DiskProgress] = field(default_factory=dict)
+    on_running: Callable[[], None] = lambda: None
+    """Called by the VM's flow as soon as it runs."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
