@@ -61,7 +61,7 @@ def _describe(
         )
         return 2, WorkerChoice(worker, "another cluster", warning)
     if host_id is None:
-        return 1, WorkerChoice(worker, "same cluster (the VM is off, so it has no host)")
+        return 1, WorkerChoice(worker, "same cluster (the VM runs on no host now)")
     if worker.host_id == host_id:
         return 0, WorkerChoice(worker, "same host")
     return 1, WorkerChoice(worker, "same cluster (no usable worker on the VM's host)")

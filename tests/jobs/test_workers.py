@@ -53,7 +53,7 @@ def test_a_stopped_vm_has_no_host_to_match() -> None:
     """nutanix-v4 §13: for a powered-off VM the same-host rule cannot be decided, and says so."""
     name, reason, _ = best([worker("a", host=None)], host=None)
     assert name == "a"
-    assert "the VM is off" in reason
+    assert "runs on no host" in reason
 
 
 def test_unusable_workers_are_never_chosen() -> None:
