@@ -102,8 +102,27 @@ class Api:
         *,
         purpose: str,
         filter_: str | None = None,
-    ) -> Iterator[Model]:
-        """Every entry of a list, page by page (`nutanix-v4 §5`). An empty list may have no data."""
+    ) -> list[Model]:
+        """Every entry of a list (`nutanix-v4 §5`).
+
+        Entries that come and go between two pages shift the others, so that one may be missed. A list
+        whose total changes while it is read is read again; `ConcurrentChange` when that never ends.
+        """
+        for _ in range(CHANGE_ATTEMPTS_MAX):
+            totals: set[int | None] = set()
+            entries: list[Model] = []
+            for answer, items in self._pages(namespace, path, purpose=purpose, filter_=filter_):
+                totals.add(answer.total_count)
+                entries += [parse(model, item, purpose) for item in items]
+            if len(totals) == 1:
+                return entries
+            log.info("The list changed while it was read; reading it again to %s", purpose)
+        raise ConcurrentChange(purpose)
+
+    def _pages(
+        self, namespace: str, path: str, *, purpose: str, filter_: str | None
+    ) -> Iterator[tuple[Answer, list[Any]]]:
+        """The pages of a list to its end. An empty list may have no data at all."""
         for page in range(PAGES_MAX):
             query = {"$page": str(page), "$limit": str(PAGE_LIMIT)}
             if filter_ is not None:
@@ -112,8 +131,7 @@ class Api:
             items = answer.data or []
             if not isinstance(items, list):
                 raise AnswerUnusable(purpose, "a list was expected")
-            for item in items:
-                yield parse(model, item, purpose)
+            yield answer, items
             if _is_last_page(answer, page, len(items)):
                 return
         raise AnswerUnusable(purpose, f"the list does not end after {PAGES_MAX} pages")
@@ -128,10 +146,10 @@ class Api:
         if name_prefix:
             filter_ = f"startswith(name,{quoted(name_prefix)})"
             try:
-                return list(self._list(model, namespace, path, purpose=purpose, filter_=filter_))
+                return self._list(model, namespace, path, purpose=purpose, filter_=filter_)
             except RequestInvalid as error:
                 log.info("Listing without a filter: %s", error)
-        return list(self._list(model, namespace, path, purpose=purpose))
+        return self._list(model, namespace, path, purpose=purpose)
 
     def _start(
         self,

@@ -17,7 +17,7 @@ class InventoryVerbs(Api):
 
     def vms(self) -> list[Vm]:
         """Every VM that the account may see."""
-        return list(self._list(Vm, "vmm", VMS, purpose="list VMs"))
+        return self._list(Vm, "vmm", VMS, purpose="list VMs")
 
     def vm(self, vm_id: str) -> Vm:
         """One VM by id; `NotFound` when there is none."""
@@ -44,22 +44,20 @@ class InventoryVerbs(Api):
 
     def hosts(self) -> list[Host]:
         """Every host of every cluster."""
-        return list(self._list(Host, "clustermgmt", "config/hosts", purpose="list hosts"))
+        return self._list(Host, "clustermgmt", "config/hosts", purpose="list hosts")
 
     def storage_containers(self) -> list[StorageContainer]:
         """Every storage container."""
         path = "config/storage-containers"
-        return list(
-            self._list(StorageContainer, "clustermgmt", path, purpose="list storage containers")
-        )
+        return self._list(StorageContainer, "clustermgmt", path, purpose="list storage containers")
 
     def subnets(self) -> list[Subnet]:
         """Every subnet."""
-        return list(self._list(Subnet, "networking", "config/subnets", purpose="list subnets"))
+        return self._list(Subnet, "networking", "config/subnets", purpose="list subnets")
 
     def categories(self) -> list[Category]:
         """Every category."""
-        return list(self._list(Category, "prism", "config/categories", purpose="list categories"))
+        return self._list(Category, "prism", "config/categories", purpose="list categories")
 
 
 def _close_names(wanted: str, vms: list[Vm]) -> list[str]:

@@ -41,6 +41,20 @@ def test_a_list_is_read_to_its_end(client, prism, count, pages, tells_total):
     assert len(prism.sent("GET", "/vms")) == pages
 
 
+def test_a_list_that_shifts_while_it_is_read_is_read_again(client, prism):
+    """A VM deleted between two pages moves another over the border: no VM is skipped in silence."""
+    prism.on("GET", LIST, pages_of(150), pages_of(149))
+    assert [vm.id for vm in client.vms()] == [f"v{i}" for i in range(149)]
+    assert len(prism.sent("GET", "/vms")) == 4
+
+
+def test_a_list_that_never_holds_still_is_told(client, prism):
+    """Then nothing is returned, and trying later may help."""
+    prism.on("GET", LIST, *(pages_of(count) for count in range(200, 300)))
+    with pytest.raises(ConcurrentChange):
+        client.vms()
+
+
 def test_full_last_page(client, prism):
     """A total that is a multiple of the page size ends without another call."""
     prism.on("GET", LIST, pages_of(200))
