@@ -66,6 +66,14 @@ def bind_pair(port: int) -> tuple[socket.socket, socket.socket]:
     return central, element
 
 
+def bind_data_services(port: int) -> socket.socket:
+    """A socket for iSCSI: 3260, which clients expect, unless it is taken or free ports are asked for."""
+    try:
+        return bind("127.0.0.1", 3260 if port else 0)
+    except OSError:
+        return bind("127.0.0.1", 0)
+
+
 def application(respond: Respond) -> ASGIApp:
     """An ASGI application that hands every request to `respond`, in a thread."""
 

@@ -23,10 +23,12 @@ from simulator.api.trouble import TroubledDoors
 from simulator.clock import Clock
 from simulator.cluster import Cluster
 from simulator.errors import SimulatorError
+from simulator.exports import GroupExports
 from simulator.faults import FaultPlan, FaultPlayer, load_plan
 from simulator.filesystems import require_tools
+from simulator.iscsi import Portal
 from simulator.population import populate
-from simulator.server import Listener, bind_pair, prepare_certificates
+from simulator.server import Listener, bind_data_services, bind_pair, prepare_certificates
 from simulator.settings import Settings
 from simulator.story import Story
 
@@ -85,6 +87,7 @@ class Simulator:
         self.ca_file: Path
         self.pc_url: str
         self.pe_url: str
+        self.iscsi_portal: str
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -125,6 +128,10 @@ class Simulator:
         self.story = Story(self.cluster)
         self.ca_file, server_file = prepare_certificates(state)
         self._listen(stack, sockets, server_file)
+        portal = Portal(bind_data_services(self._port), GroupExports(self.cluster))
+        portal.start()
+        stack.callback(portal.stop)
+        self.iscsi_portal = portal.address
 
     def _listen(
         self, stack: ExitStack, sockets: tuple[socket.socket, socket.socket], server_file: Path
@@ -195,6 +202,7 @@ class Simulator:
             "password": self.password,
             "ca_file": str(self.ca_file),
             "admin_url": self.admin_url,
+            "iscsi_portal": self.iscsi_portal,
             "workers": [
                 {"name": w.name, "ext_id": w.ext_id, "device_root": str(w.device_root)}
                 for w in self.workers

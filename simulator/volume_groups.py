@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from simulator.attachments import attach_group, detach_group, put_attachments
 from simulator.cluster import Cluster, operation, refuse
 from simulator.documents import Document, Record
@@ -113,13 +115,13 @@ def put_new_group(cluster: Cluster, ext_id: str, spec: Document, disks: list[Doc
         "enabledAuthentications": "NONE",
         "createdBy": "admin",
     }
-    target = f"{spec.get('targetPrefix') or spec['name']}-{ext_id}"
+    prefix = re.sub(r"[^0-9a-zA-Z:.-]", "-", spec.get("targetPrefix") or spec["name"])
     document = {
         "$objectType": "volumes.v4.config.VolumeGroup",
         **defaults,
         **given,
         "extId": ext_id,
-        "targetName": target,
+        "targetName": f"{prefix}-{ext_id}",
         "attachmentType": "NONE",
         "attachments": [],
     }

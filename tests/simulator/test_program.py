@@ -64,6 +64,7 @@ def test_it_says_where_it_is_and_stops_on_sigterm(fresh_state: Path) -> None:
             "password",
             "ca_file",
             "admin_url",
+            "iscsi_portal",
             "workers",
         }
         assert {w["name"] for w in ready["workers"]} == {"ahvault-worker-1", "ahvault-worker-2"}
