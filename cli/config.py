@@ -13,7 +13,7 @@ import difflib
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +29,9 @@ PREFIX = "AHVAULT_"
 
 Values = dict[str, Any]
 """Settings by section and name, as they were given."""
+
+Where = tuple[int | str, ...]
+"""A setting's place in the tree: section, name, and what lies below."""
 
 
 class ClusterSettings(BaseModel):
@@ -91,6 +94,8 @@ class Layer:
 
     place: str
     values: Values
+    spell: Callable[[Where], str]
+    """How a setting is written there."""
 
 
 def load_settings(
@@ -101,12 +106,12 @@ def load_settings(
     """The settings that hold for this command. Raises `ConfigInvalid`, naming place and setting."""
     variables = os.environ if environment is None else environment
     layers = [
-        Layer("the command line", _flag_values(groups)),
-        Layer("the environment", _environment_values(variables)),
+        Layer("the command line", _flag_values(groups), _spell_flag),
+        Layer("the environment", _environment_values(variables), _spell_variable),
     ]
     path = find_file(common.config, variables)
     if path is not None:
-        layers.append(Layer(str(path), _file_values(path)))
+        layers.append(Layer(str(path), _file_values(path), _spell_path))
     try:
         return Settings.model_validate(_merge(layers))
     except ValidationError as error:
@@ -240,18 +245,31 @@ def _explain(error: ValidationError, layers: list[Layer]) -> ConfigInvalid:
     """The first mistake, with the place it was written in and the name it was meant to be."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = first["loc"]
-    place = next((layer.place for layer in layers if _holds(layer.values, where[:2])), "settings")
-    setting = ".".join(str(part) for part in where)
+    layer = next(layer for layer in layers if _holds(layer.values, where[:2]))
+    setting = layer.spell(where)
     if first["type"] == "extra_forbidden":
         known = _known_names(where[:-1])
         near = difflib.get_close_matches(str(where[-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}."
-        return ConfigInvalid(place, setting, f"is not a setting; {hint}")
+        return ConfigInvalid(layer.place, setting, f"is not a setting; {hint}")
     reason = first["msg"].removeprefix("Value error, ")
-    return ConfigInvalid(place, setting, reason[:1].lower() + reason[1:])
+    return ConfigInvalid(layer.place, setting, reason[:1].lower() + reason[1:])
 
 
-def _holds(values: Any, where: tuple[int | str, ...]) -> bool:
+def _spell_flag(where: Where) -> str:
+    return "--worker" if where[0] == "workers" else f"--{where[0]}-{where[1]}".replace("_", "-")
+
+
+def _spell_variable(where: Where) -> str:
+    parts = [str(part) for part in where if where[0] != "workers" or part == "workers"]
+    return PREFIX + "_".join(parts).upper()
+
+
+def _spell_path(where: Where) -> str:
+    return ".".join(str(part) for part in where)
+
+
+def _holds(values: Any, where: Where) -> bool:
     for part in where:
         if isinstance(values, dict) and part in values:
             values = values[part]
@@ -261,7 +279,7 @@ def _holds(values: Any, where: tuple[int | str, ...]) -> bool:
     return True
 
 
-def _known_names(where: tuple[int | str, ...]) -> list[str]:
+def _known_names(where: Where) -> list[str]:
     sections: dict[str, type[BaseModel]] = {
         "cluster": ClusterSettings,
         "repository": RepositorySettings,

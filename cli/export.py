@@ -38,7 +38,10 @@ def export(
     disk: Annotated[
         str, typer.Argument(help="Disk: its label or id, as in `ahvault points --disks`.")
     ],
-    file: Annotated[Path, typer.Argument(help="Raw image to write; holes where the disk is zero.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="Raw image to write; holes where the disk is zero.", dir_okay=False),
+    ],
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
     """Write one disk of a restore point to a raw, sparse image file.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -65,6 +66,8 @@ def run(arguments: Sequence[str]) -> int:
     SIGTERM ends the command as Ctrl-C does: everything it has open is closed on the way out.
     """
     as_json, debug = "--json" in arguments, "--debug" in arguments
+    if {"--verbose", "-v"} & set(arguments):
+        _show_log()
     previous = signal.signal(signal.SIGTERM, _leave)
     try:
         code = app(args=list(arguments), prog_name="ahvault", standalone_mode=False)
@@ -79,6 +82,15 @@ def run(arguments: Sequence[str]) -> int:
     if code == ExitCode.INTERRUPTED:
         say("ahvault: interrupted.")
     return int(code or ExitCode.OK)
+
+
+def _show_log() -> None:
+    """Our own packages' log on stderr. Prefect shows its own, where a command uses it."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    for package in ("repository", "nutanix", "jobs"):
+        logging.getLogger(package).setLevel(logging.INFO)
+        logging.getLogger(package).addHandler(handler)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

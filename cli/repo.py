@@ -46,7 +46,7 @@ def init(
     settings = load_settings(common, repository)
     output = open_output(as_json=common.as_json)
     facts = make_repository(
-        url or require_repository_url(settings),
+        require_repository_url(settings) if url is None else url,
         storage_options=settings.repository.storage_options,
         compression_level=compression_level,
     )

@@ -63,6 +63,8 @@ def restore(
     No VM that exists is touched. Disks, memory, CPUs, boot mode, networks and categories are as
     they were at the restore point; what cannot be carried over is said in warnings.
     """
+    if not name.strip():
+        raise typer.BadParameter("a VM needs a name.", param_hint="--name")
     settings = load_settings(common, cluster, repository, workers)
     output = open_output(as_json=common.as_json)
     prepare_prefect(verbose=common.verbose)

@@ -119,13 +119,18 @@ def test_a_mistake_in_the_file_is_named(file: Path, text: str, expected: str) ->
 @pytest.mark.parametrize(
     ("variable", "value", "expected"),
     [
-        ("AHVAULT_CLUSTER_USRNAME", "x", "the environment: cluster.usrname: is not a setting"),
-        ("AHVAULT_CLUSTER", "x", "the environment: cluster: input should be"),
+        (
+            "AHVAULT_CLUSTER_USRNAME",
+            "x",
+            "the environment: AHVAULT_CLUSTER_USRNAME: is not a setting; did you mean",
+        ),
+        ("AHVAULT_WORKERS", "=/dev", "the environment: AHVAULT_WORKERS: string should have"),
+        ("AHVAULT_CLUSTER", "x", "the environment: AHVAULT_CLUSTER: input should be"),
         ("AHVAULT_REPOSITORY_STORAGE_OPTIONS", "{", "is not valid JSON"),
         (
             "AHVAULT_CLUSTER_VERIFY_TLS",
             "perhaps",
-            "cluster.verify_tls: input should be a valid boolean",
+            "AHVAULT_CLUSTER_VERIFY_TLS: input should be a valid boolean",
         ),
     ],
 )
@@ -166,3 +171,11 @@ def test_the_file_is_looked_up_here_and_then_in_the_users_own_place(tmp_path: Pa
     assert find_file(None, variables) == own
     (tmp_path / "ahvault.toml").write_text("")
     assert find_file(None, variables) == Path("ahvault.toml")
+
+
+def test_a_mistake_in_a_flag_is_named() -> None:
+    """By the flag's own name."""
+    with pytest.raises(ConfigInvalid, match=r"the command line: --worker: string should have"):
+        load(WorkerOptions(workers=["=/dev"]))
+    with pytest.raises(ConfigInvalid, match=r"--cluster-prism-element-port: input should be"):
+        load(ClusterOptions(cluster_prism_element_port=0))
