@@ -95,6 +95,7 @@ def commit_point(
             vm_name=snapshot.vm_name,
             job=session.job.name,
             session_id=session.session_id,
+            session_started_at=session.started_at,
             created_at=snapshot.created_at,
             consistency=snapshot.consistency,
             disks=tuple(records),

@@ -35,6 +35,15 @@ from repository.findings import (
     VerifyProgress,
     VerifyReport,
 )
+from repository.gfs import (
+    GfsPolicy,
+    KeepMonthly,
+    KeepWeekly,
+    KeepYearly,
+    Month,
+    Weekday,
+    WeekOfMonth,
+)
 from repository.keyring import KeyFile, KeyWrap, Passphrase, Secret
 from repository.live import LiveListing, LiveRecords, ReportListing
 from repository.options import RepositoryOptions
@@ -50,6 +59,19 @@ from repository.points import (
 from repository.ports import DiskSource, DiskTarget, Throttle
 from repository.reader import DiskReader
 from repository.repository import Repository
+from repository.retention import (
+    Decision,
+    ExcessiveDeparture,
+    ExcessiveDrop,
+    PointFacts,
+    Reason,
+    RetentionPlan,
+    RetentionRefused,
+    Rule,
+    Verdict,
+    plan_retention,
+)
+from repository.retention_policy import RetentionPolicy
 from repository.session import WriteSession
 from repository.units import Clock, SystemClock
 
@@ -59,38 +81,52 @@ __all__ = [
     "Concerned",
     "DamagedObject",
     "DamagedRecord",
+    "Decision",
     "DiskNotFound",
     "DiskReader",
     "DiskRecord",
     "DiskSource",
     "DiskSpec",
     "DiskTarget",
+    "ExcessiveDeparture",
+    "ExcessiveDrop",
     "Extent",
     "ExtentKind",
     "FileSource",
     "FileTarget",
     "Finding",
     "FindingKind",
+    "GfsPolicy",
     "InvalidInput",
+    "KeepMonthly",
+    "KeepWeekly",
+    "KeepYearly",
     "KeyFile",
     "KeyProblem",
     "KeyWrap",
     "LiveListing",
     "LiveRecords",
+    "Month",
     "NotARepository",
     "ObjectExists",
     "ObjectNotFound",
     "ObjectRef",
     "Passphrase",
     "PointDraft",
+    "PointFacts",
     "PointListing",
     "PointNotFound",
+    "Reason",
     "ReportListing",
     "Repository",
     "RepositoryError",
     "RepositoryExists",
     "RepositoryOptions",
     "RestorePoint",
+    "RetentionPlan",
+    "RetentionPolicy",
+    "RetentionRefused",
+    "Rule",
     "Secret",
     "Stopped",
     "StoreDenied",
@@ -102,8 +138,12 @@ __all__ = [
     "TransferCounters",
     "TransferFigures",
     "UnsupportedFormat",
+    "Verdict",
     "VerifyLevel",
     "VerifyProgress",
     "VerifyReport",
+    "WeekOfMonth",
+    "Weekday",
     "WriteSession",
+    "plan_retention",
 ]

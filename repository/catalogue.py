@@ -93,9 +93,11 @@ class Catalogue:
             raise InvalidInput(f"restore point of {draft.vm_name}", "names a disk twice")
         point_id = uuid.uuid4().hex
         created_at = draft.created_at.astimezone(dt.UTC)
+        started_at = draft.session_started_at.astimezone(dt.UTC)
         return RestorePoint(
-            **draft.model_dump(exclude={"created_at"}),
+            **draft.model_dump(exclude={"created_at", "session_started_at"}),
             created_at=created_at,
+            session_started_at=started_at,
             id=point_id,
             key=point_key(draft.vm_id, created_at, point_id),
             committed_at=now.astimezone(dt.UTC),

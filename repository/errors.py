@@ -10,6 +10,7 @@
     ├── DiskNotFound (KeyError)        the restore point has no such disk
     ├── DamagedObject                  stored bytes are not what was written: run verify
     ├── CommitFailed                   the commit record does not read back as written
+    ├── RetentionRefused               a plan drops suspiciously much (in retention.py): look, then force it
     ├── Stopped                        the caller's stop event was set
     └── StoreError                     the store below refused or failed
         ├── StoreUnavailable           transient: try again

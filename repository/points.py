@@ -58,6 +58,8 @@ class DiskRecord(_Record):
     read_reason: str = ""
     """Why it was not the cheapest method; empty if it was."""
     source_facts: dict[str, Any] = Field(default_factory=dict)
+    gc_generation: int = Field(default=0, ge=0)
+    """The newest generation of collection when the session that wrote it began."""
     figures: TransferFigures = TransferFigures()
 
 
@@ -68,6 +70,8 @@ class PointDraft(_Record):
     vm_name: str
     job: str
     session_id: Identifier
+    session_started_at: AwareDatetime
+    """When the session began: retention counts days from here (T3). Stored as UTC."""
     created_at: AwareDatetime
     """The moment the data is from (that of the snapshot), not of the commit; stored as UTC."""
     consistency: str

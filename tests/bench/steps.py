@@ -179,6 +179,7 @@ def draft(record: DiskRecord) -> PointDraft:
         vm_name="bench",
         job="bench",
         session_id=uuid.uuid4().hex,
+        session_started_at=dt.datetime.now(dt.UTC),
         created_at=dt.datetime.now(dt.UTC),
         consistency="crash",
         disks=(record,),

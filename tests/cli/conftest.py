@@ -136,6 +136,7 @@ def _commit(
             vm_name=vm,
             job="test",
             session_id="s",
+            session_started_at=datetime(2026, 11, 23, hour, tzinfo=UTC),
             created_at=datetime(2026, 11, 23, hour, tzinfo=UTC),
             consistency="crash",
             disks=tuple(records),

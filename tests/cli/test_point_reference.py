@@ -34,6 +34,7 @@ def point(point_id: str, vm_name: str, hour: int, minute: int = 0, vm_id: str = 
         vm_name=vm_name,
         job="adhoc",
         session_id="s",
+        session_started_at=moment,
         created_at=moment,
         committed_at=moment,
         consistency="crash",

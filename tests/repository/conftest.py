@@ -8,7 +8,6 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from repository import (
     TransferCounters,
     WriteSession,
 )
-from repository.store import ObjectInfo, Store, StoreCapabilities
+from tests.repository.fault_store import FaultStore
 
 KiB = 1024
 CHUNK = 64 * KiB
@@ -147,6 +146,7 @@ def draft(*records: DiskRecord, vm_id: str = "vm-1", **changes: Any) -> PointDra
         "vm_name": "web01",
         "job": "nightly",
         "session_id": "session-1",
+        "session_started_at": moment,
         "created_at": moment,
         "consistency": "crash",
         "disks": records,
@@ -196,63 +196,6 @@ def no_thread_left() -> Iterator[None]:
     yield
     left = [thread for thread in threading.enumerate() if thread not in before]
     assert not left
-
-
-class FaultStore:
-    """A store around a store that does what it is told to do wrong.
-
-    `plan` is asked before every operation with (operation, key) and may raise; `after` likewise,
-    once the operation has been done: an answer lost on its way.
-    """
-
-    def __init__(self, inner: Store) -> None:
-        self.inner = inner
-        self.plan: Callable[[str, str], None] = lambda _operation, _key: None
-        self.after: Callable[[str, str], None] = lambda _operation, _key: None
-        self.operations: list[tuple[str, str]] = []
-
-    @property
-    def url(self) -> str:
-        return self.inner.url
-
-    @property
-    def capabilities(self) -> StoreCapabilities:
-        return self.inner.capabilities
-
-    def _run(self, operation: str, key: str, work: Callable[[], Any]) -> Any:
-        self.operations.append((operation, key))
-        self.plan(operation, key)
-        result = work()
-        self.after(operation, key)
-        return result
-
-    def put_new(self, key: str, *pieces: bytes) -> None:
-        self._run("put_new", key, lambda: self.inner.put_new(key, *pieces))
-
-    def put(self, key: str, *pieces: bytes) -> None:
-        self._run("put", key, lambda: self.inner.put(key, *pieces))
-
-    def get(self, key: str) -> bytes:
-        data: bytes = self._run("get", key, lambda: self.inner.get(key))
-        return data
-
-    def get_range(self, key: str, offset_bytes: int, length_bytes: int) -> bytes:
-        work = partial(self.inner.get_range, key, offset_bytes, length_bytes)
-        data: bytes = self._run("get_range", key, work)
-        return data
-
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        return iter(self._run("list", prefix, lambda: list(self.inner.list(prefix))))
-
-    def delete(self, key: str) -> None:
-        self._run("delete", key, lambda: self.inner.delete(key))
-
-    def stat(self, key: str) -> ObjectInfo | None:
-        info: ObjectInfo | None = self._run("stat", key, lambda: self.inner.stat(key))
-        return info
-
-    def close(self) -> None:
-        self.inner.close()
 
 
 @pytest.fixture

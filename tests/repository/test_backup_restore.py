@@ -333,6 +333,7 @@ def _draft(record: DiskRecord) -> Any:
         vm_name="v",
         job="j",
         session_id="s",
+        session_started_at=dt.datetime.now(dt.UTC),
         created_at=dt.datetime.now(dt.UTC),
         consistency="crash",
         disks=(record,),
