@@ -99,7 +99,8 @@ def application(respond: Respond) -> ASGIApp:
 async def _break_off(response: Response, send: Send) -> None:
     """Close the connection before an answer, or in the middle of one.
 
-    ASGI has no word for this, so it takes the transport from the protocol object that `send` belongs to.
+    ASGI has no word for this, so it takes the transport from the protocol object that `send` belongs to,
+    and tells that object that the client is gone, lest it complain of an answer that was not given.
     """
     if response.connection == "half":
         headers = {**response.headers, "content-length": str(len(response.body))}
@@ -109,6 +110,7 @@ async def _break_off(response: Response, send: Send) -> None:
         await send({"type": "http.response.body", "body": half, "more_body": True})
     cycle: Any = getattr(send, "__self__", None)
     if cycle is not None:
+        cycle.disconnected = True
         cycle.transport.close()
 
 

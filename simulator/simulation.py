@@ -109,7 +109,7 @@ class Simulator:
         sockets = bind_pair(self._port)
         for listening in sockets:
             stack.callback(listening.close)
-        state = self._state
+        state = self._state.resolve() if self._state is not None else None
         if state is None:
             state = Path(
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="ahvault-simulator-"))

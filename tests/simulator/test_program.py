@@ -33,7 +33,7 @@ def _running(state: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any
         "--size",
         "0.05",
         "--state",
-        str(state),
+        os.path.relpath(state),
     ]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -69,6 +69,9 @@ def test_it_says_where_it_is_and_stops_on_sigterm(fresh_state: Path) -> None:
         }
         assert {w["name"] for w in ready["workers"]} == {"ahvault-worker-1", "ahvault-worker-2"}
         assert all(Path(w["device_root"]).is_dir() for w in ready["workers"])
+        assert all(
+            Path(p).is_absolute() for p in (ready["ca_file"], ready["workers"][0]["device_root"])
+        )
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
 
