@@ -81,10 +81,15 @@ def plan_disk(
         regions = allocated()
     except NutanixError as error:
         reason = f"{reason}; allocated regions could not be had: {error}"
-        everything = (Extent(0, size_bytes, ExtentKind.DATA),) if size_bytes else ()
-        return DiskPlan(ReadMethod.ALL, reason, everything, size_bytes)
+        return read_all(size_bytes, reason)
     extents = allocated_extents(regions, size_bytes=size_bytes)
     return DiskPlan(ReadMethod.ALLOCATED, reason, extents, size_bytes)
+
+
+def read_all(size_bytes: int, reason: str) -> DiskPlan:
+    """The plan that trusts nothing: every byte is read, and compared by digest where there is a base."""
+    everything = (Extent(0, size_bytes, ExtentKind.DATA),) if size_bytes else ()
+    return DiskPlan(ReadMethod.ALL, reason, everything, size_bytes)
 
 
 def changed_extents(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from jobs.extents import DiskPlan, NoReference, plan_disk
+from jobs.audit import sample_unchanged
+from jobs.extents import DiskPlan, NoReference, ReadMethod, plan_disk, read_all
 from jobs.session import BackupSession
 from jobs.snapshots import DiskSnapshot, Reference, Snapshot
 from jobs.story import VmStory
 from jobs.volumes import Attachment, attach
-from nutanix import DiskFromRecoveryPoint
+from nutanix import AttachedDisk, DiskFromRecoveryPoint
 from repository import DiskRecord, DiskSpec, PointDraft, RestorePoint
 
 
@@ -69,6 +71,7 @@ def transfer_disk(
     counters = story.disk_started(disk.disk_id, disk.label, plan.to_read_bytes)
     try:
         with attachment.open_disk(index, stop=session.stop) as source:
+            plan = _confirmed(session, story, disk, plan, base, source)
             return session.writer.write_disk(
                 DiskSpec(disk_id=disk.disk_id, size_bytes=disk.size_bytes, label=disk.label),
                 source,
@@ -82,6 +85,32 @@ def transfer_disk(
             )
     finally:
         story.disk_finished(disk.disk_id)
+
+
+def _confirmed(
+    session: BackupSession,
+    story: VmStory,
+    disk: DiskSnapshot,
+    plan: DiskPlan,
+    base: DiskRecord | None,
+    source: AttachedDisk,
+) -> DiskPlan:
+    """The plan, if samples confirm its change list; else one that reads the whole disk, and an alarm."""
+    if plan.method is not ReadMethod.CHANGED or base is None:
+        return plan
+    common_bytes = min(disk.size_bytes, base.size_bytes)
+    samples = sample_unchanged(
+        common_bytes, base.chunk_size_bytes, plan.extents, seed=session.session_id
+    )
+    wrong = session.repository.differing_extents(base, source, samples)
+    if not wrong:
+        return replace(plan, reason=f"{plan.reason}; {len(samples)} unchanged chunks confirmed")
+    reason = (
+        f"the cluster's change list was wrong: {len(wrong)} of {len(samples)} sampled chunks that it "
+        f"called unchanged have changed, the first at byte {wrong[0].start_bytes}"
+    )
+    story.warn(f"{disk.label}: {reason}; the whole disk is read")
+    return read_all(disk.size_bytes, reason)
 
 
 def commit_point(

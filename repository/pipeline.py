@@ -125,7 +125,7 @@ class BatchReader:
         self, batch: Batch, chunks: Sequence[memoryview]
     ) -> list[tuple[bytes, Places | None]]:
         """For each chunk its id and, unless it is new, the row of its place."""
-        ids = [ZERO_ID if _is_zero(chunk) else self._tools.keys.chunk_id(chunk) for chunk in chunks]
+        ids = [ZERO_ID if holds_only_zeros(chunk) else self._tools.keys.chunk_id(chunk) for chunk in chunks]
         found: list[tuple[bytes, Places | None]] = [(chunk_id, None) for chunk_id in ids]
         unknown = []
         for number, chunk_id in enumerate(ids):
@@ -147,7 +147,7 @@ class BatchReader:
         return NewChunk(chunk_id, len(chunk), *self._tools.codec.compress(chunk))
 
 
-def _is_zero(chunk: memoryview) -> bool:
+def holds_only_zeros(chunk: memoryview) -> bool:
     """Whether all bytes are zero; looks at the start first, where most data shows."""
     if any(chunk[:16]):
         return False

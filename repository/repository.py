@@ -20,6 +20,7 @@ from repository.errors import (
     RepositoryExists,
     UnsupportedFormat,
 )
+from repository.extents import Extent
 from repository.fetching import ChunkFetcher
 from repository.findings import VerifyLevel, VerifyProgress, VerifyReport
 from repository.keyring import KeyRing, KeyWrap, Secret
@@ -29,9 +30,11 @@ from repository.live import LiveRecords, ReportListing, SessionReports
 from repository.maps import open_disk_map
 from repository.options import RepositoryOptions
 from repository.packs import ChunkOpener
-from repository.points import PointListing, RestorePoint
+from repository.points import DiskRecord, PointListing, RestorePoint
+from repository.ports import DiskSource
 from repository.reader import DiskReader
 from repository.records import RecordCodec
+from repository.sampling import differing_extents
 from repository.sealing import AesGcmSealer, PlainSealer
 from repository.session import WriteSession
 from repository.store import Store
@@ -201,6 +204,18 @@ class Repository:
         opener = ChunkOpener(self._records.keys, self._records.sealer, codec)
         fetcher = ChunkFetcher(self._store, opener, disk_map.shape)
         return DiskReader(disk_map, fetcher, high_latency=self._store.capabilities.high_latency)
+
+    def differing_extents(
+        self, record: DiskRecord, source: DiskSource, extents: Sequence[Extent]
+    ) -> list[Extent]:
+        """Which chunks touched by the extents are not in the source what the record says they are.
+
+        Reads them from the source and compares ids; one extent per differing chunk. A short last
+        chunk is not judged. Raises DamagedObject for the record's maps, or the source's errors.
+        """
+        keys = self._records.keys
+        disk_map = open_disk_map(self._store, record, keys, self._records.sealer)
+        return differing_extents(disk_map, keys, source, extents)
 
     def verify(
         self,
