@@ -121,8 +121,12 @@ def check_prism_elements(client: AhvClient) -> Iterator[Finding]:
             advice = (
                 "Set the cluster's virtual IP address; without it every backup reads whole disks."
             )
-            yield Finding("changed regions", Level.WARNING,
-                          f"cluster {cluster.name} has no address of its own", advice)  # fmt: skip
+            yield Finding(
+                "changed regions",
+                Level.WARNING,
+                f"cluster {cluster.name} has no address of its own",
+                advice,
+            )
             continue
         url = client.prism_element_url(cluster.address)
         try:

@@ -30,6 +30,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,19 @@ class NutanixError(Exception):
     """Root of what `nutanix` raises. `is_transient` says whether the same call may succeed later."""
 
     is_transient = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive the way between processes: rebuilt from message and fields, not by calling it again."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(
+    kind: type[NutanixError], args: tuple[Any, ...], fields: dict[str, Any]
+) -> NutanixError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
 
 
 class ClusterUnreachable(NutanixError):

@@ -120,8 +120,13 @@ class Transport:
             if not self._may_retry(call, refusal, attempt):
                 raise refusal.error
             delay_s = self._retries.delay_s(attempt, wanted_s)
-            log.info("Attempt %d to %s failed, next in %.1f s: %s",
-                     attempt, call.purpose, delay_s, refusal.error)  # fmt: skip
+            log.info(
+                "Attempt %d to %s failed, next in %.1f s: %s",
+                attempt,
+                call.purpose,
+                delay_s,
+                refusal.error,
+            )
             self._clock.sleep(delay_s)
 
     def look_at(self, base_url: str) -> ServerFacts:

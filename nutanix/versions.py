@@ -41,6 +41,18 @@ HARMLESS_LIST: Mapping[str, str] = {
     "networking": "config/subnets",
 }
 
+NOT_ANNOUNCED = (
+    NotFound,
+    LoginRefused,
+    PermissionDenied,
+    ClusterBusy,
+    RequestInvalid,
+    FeatureMissing,
+    AnswerUnusable,
+    NotPrism,
+)
+"""What servers below 4.2 answer to the question for their version; none of it means harm."""
+
 _VERSION = re.compile(r"v(\d+)\.(\d+)(\.[abr]\d+)?")
 
 
@@ -79,9 +91,8 @@ class Versions:
         )
         try:
             announced = self._transport.send(call).data
-        except (NotFound, LoginRefused, PermissionDenied, ClusterBusy, RequestInvalid,
-                FeatureMissing, AnswerUnusable, NotPrism):  # fmt: skip
-            return None  # Servers below 4.2 answer this call in many ways, none of which mean harm.
+        except NOT_ANNOUNCED:
+            return None
         try:
             theirs = parse_version(str(announced))
         except ValueError:
