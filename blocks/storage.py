@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
 
-from repository import Repository
+from repository import KeyFile, Passphrase, Repository, Secret
 
 
 class BackupRepository(Block):
@@ -40,7 +41,28 @@ class BackupRepository(Block):
         description="Settings of the store's fsspec driver that are secret, such as an access key.",
     )
 
+    passphrase: SecretStr | None = Field(
+        default=None, description="Passphrase of an encrypted repository."
+    )
+    key_file: str | None = Field(
+        default=None,
+        description="Key file, on the machine that runs the session, that opens an encrypted "
+        "repository instead of a passphrase.",
+    )
+
     def open(self) -> Repository:
-        """Open the repository; the caller closes it. Raises the repository's own typed errors."""
+        """Open the repository; the caller closes it. Raises the repository's own typed errors.
+
+        OSError when the key file cannot be read.
+        """
         secrets = {name: value.get_secret_value() for name, value in self.storage_secrets.items()}
-        return Repository.open(self.url, storage_options={**self.storage_options, **secrets})
+        return Repository.open(
+            self.url,
+            storage_options={**self.storage_options, **secrets},
+            secret=self._secret(),
+        )
+
+    def _secret(self) -> Secret | None:
+        if self.key_file is not None:
+            return KeyFile(Path(self.key_file).read_bytes())
+        return Passphrase(self.passphrase.get_secret_value()) if self.passphrase else None

@@ -27,6 +27,15 @@ FILE_NAME = "ahvault.toml"
 FILE_VARIABLE = "AHVAULT_CONFIG"
 PREFIX = "AHVAULT_"
 
+_PATHS = (
+    ("cluster", "password_file"),
+    ("cluster", "api_key_file"),
+    ("cluster", "ca_file"),
+    ("repository", "url"),
+    ("repository", "passphrase_file"),
+    ("repository", "key_file"),
+)
+
 Values = dict[str, Any]
 """Settings by section and name, as they were given."""
 
@@ -51,11 +60,17 @@ class ClusterSettings(BaseModel):
 
 
 class RepositorySettings(BaseModel):
-    """`[repository]`: where restore points are kept. `storage_options` go to the store's driver."""
+    """`[repository]`: where restore points are kept, and what opens it if it is encrypted.
+
+    `storage_options` go to the store's driver.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: str | None = None
+    passphrase: SecretStr | None = None
+    passphrase_file: Path | None = None
+    key_file: Path | None = None
     storage_options: dict[str, Any] = Field(default_factory=dict, repr=False)
 
 
@@ -169,6 +184,15 @@ def read_secret_file(path: Path, setting: str) -> SecretStr:
     return SecretStr(lines[0])
 
 
+def read_key_file(path: Path, setting: str) -> bytes:
+    """The bytes of a key file; raises `ConfigInvalid`."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigInvalid(setting, str(path), f"cannot be read: {reason}") from error
+
+
 def _flag_values(groups: tuple[Any, ...]) -> Values:
     values: Values = {}
     for group in groups:
@@ -217,16 +241,11 @@ def _file_values(path: Path) -> Values:
 
 def _anchor_paths(values: Values, folder: Path) -> None:
     """Paths in a file count from the file, so that it works from any working directory."""
-    cluster = values.get("cluster")
-    if isinstance(cluster, dict):
-        for name in ("password_file", "api_key_file", "ca_file"):
-            if isinstance(cluster.get(name), str):
-                cluster[name] = str(folder / Path(cluster[name]).expanduser())
-    repository = values.get("repository")
-    if isinstance(repository, dict):
-        url = repository.get("url")
-        if isinstance(url, str) and "://" not in url:
-            repository["url"] = str(folder / Path(url).expanduser())
+    for section, name in _PATHS:
+        given = values.get(section)
+        path = given.get(name) if isinstance(given, dict) else None
+        if isinstance(path, str) and "://" not in path:
+            values[section][name] = str(folder / Path(path).expanduser())
 
 
 def _merge(layers: list[Layer]) -> Values:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from cli.config import (
     ClusterSettings,
+    RepositorySettings,
     Settings,
+    read_key_file,
     read_secret_file,
     require_cluster_url,
     require_repository_url,
@@ -18,7 +21,7 @@ from cli.errors import ConfigInvalid, SettingMissing, WorkersMissing
 if TYPE_CHECKING:
     from blocks import AhvCluster, BackupRepository, BackupWorkers
     from nutanix import AhvClient
-    from repository import Repository
+    from repository import Repository, Secret
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -27,8 +30,24 @@ def open_repository(settings: Settings) -> Repository:
     """The configured repository; raises `SettingMissing` or a `RepositoryError`."""
     from repository import Repository
 
-    url = require_repository_url(settings)
-    return Repository.open(url, storage_options=settings.repository.storage_options)
+    return Repository.open(
+        require_repository_url(settings),
+        storage_options=settings.repository.storage_options,
+        secret=repository_secret(settings.repository),
+    )
+
+
+def repository_secret(repository: RepositorySettings) -> Secret | None:
+    """What opens an encrypted repository, if anything is configured; raises `ConfigInvalid`."""
+    from repository import KeyFile, Passphrase
+
+    passphrase = _secret(repository, "passphrase")
+    if passphrase is not None and repository.key_file is not None:
+        reason = "give either a passphrase or key_file, not both"
+        raise ConfigInvalid("repository.passphrase", "", reason)
+    if repository.key_file is not None:
+        return KeyFile(read_key_file(repository.key_file, "repository.key_file"))
+    return Passphrase(passphrase.get_secret_value()) if passphrase is not None else None
 
 
 def open_cluster(settings: Settings) -> AhvClient:
@@ -52,13 +71,17 @@ def repository_block(settings: Settings) -> BackupRepository:
     """The configured repository as an unsaved block. Text options of the store are kept secret."""
     from blocks import BackupRepository
 
+    repository_secret(settings.repository)  # Refuses what the block could not open.
     options = settings.repository.storage_options
+    key_file = settings.repository.key_file
     return BackupRepository(
         url=require_repository_url(settings),
         storage_options={name: each for name, each in options.items() if not isinstance(each, str)},
         storage_secrets={
             name: SecretStr(each) for name, each in options.items() if isinstance(each, str)
         },
+        passphrase=_secret(settings.repository, "passphrase"),
+        key_file=str(key_file.absolute()) if key_file is not None else None,
     )
 
 
@@ -110,12 +133,13 @@ def _require_ca_file(cluster: ClusterSettings) -> None:
         raise ConfigInvalid("cluster.ca_file", "", f"there is no file {cluster.ca_file}")
 
 
-def _secret(cluster: ClusterSettings, name: str) -> SecretStr | None:
-    value: SecretStr | None = getattr(cluster, name)
-    path = getattr(cluster, f"{name}_file")
+def _secret(section: ClusterSettings | RepositorySettings, name: str) -> SecretStr | None:
+    value: SecretStr | None = getattr(section, name)
+    path: Path | None = getattr(section, f"{name}_file")
+    place = "cluster" if isinstance(section, ClusterSettings) else "repository"
     if value is not None and path is not None:
-        raise ConfigInvalid(f"cluster.{name}", "", f"give either {name} or {name}_file, not both")
-    return read_secret_file(path, f"cluster.{name}_file") if path is not None else value
+        raise ConfigInvalid(f"{place}.{name}", "", f"give either {name} or {name}_file, not both")
+    return read_secret_file(path, f"{place}.{name}_file") if path is not None else value
 
 
 def _build(model: type[Model], section: str, fields: dict[str, Any]) -> Model:

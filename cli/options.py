@@ -127,6 +127,22 @@ class RepositoryOptions:
             metavar="URL",
         ),
     ] = None
+    repository_passphrase_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File that holds the passphrase of an encrypted repository.",
+            rich_help_panel=_REPOSITORY,
+            metavar="FILE",
+        ),
+    ] = None
+    repository_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Key file that opens an encrypted repository, instead of a passphrase.",
+            rich_help_panel=_REPOSITORY,
+            metavar="FILE",
+        ),
+    ] = None
     repository_storage_options: Annotated[
         list[str] | None,
         typer.Option(

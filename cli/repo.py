@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.config import load_settings, require_repository_url
+from cli.connections import repository_secret
+from cli.errors import SettingMissing
 from cli.options import CommonOptions, RepositoryOptions, with_options
 from cli.output import open_output
+
+if TYPE_CHECKING:
+    from repository import Secret
 
 app = typer.Typer(help="Make and look after a repository.", no_args_is_help=True)
 
@@ -34,6 +39,13 @@ def init(
         str | None,
         typer.Argument(help="Where; by default the configured repository.", metavar="[URL]"),
     ] = None,
+    encrypt: Annotated[
+        bool,
+        typer.Option(
+            "--encrypt",
+            help="Insist on encryption: refuse unless a passphrase or key file is configured.",
+        ),
+    ] = False,
     compression_level: Annotated[
         int | None,
         typer.Option(min=1, max=19, help="zstd level for all that is stored there."),
@@ -41,26 +53,43 @@ def init(
 ) -> None:
     """Make an empty repository in a directory or at an fsspec URL.
 
-    The place must be empty or not exist. Nothing that is there already is ever touched.
+    It is encrypted if a passphrase or a key file is configured: without that, nobody will ever read
+    it again. Nothing that is there already is touched.
     """
     settings = load_settings(common, repository)
     output = open_output(as_json=common.as_json)
+    secret = repository_secret(settings.repository)
+    if encrypt and secret is None:
+        purpose = "No passphrase and no key file is configured to encrypt with"
+        raise SettingMissing("repository", "passphrase_file", purpose)
     facts = make_repository(
         require_repository_url(settings) if url is None else url,
         storage_options=settings.repository.storage_options,
+        secret=secret,
         compression_level=compression_level,
     )
-    output.result(facts, lambda: [f"Made repository {facts['id']} at {facts['url']}"])
+    output.result(facts, lambda: [_sentence(facts)])
 
 
 def make_repository(
-    url: str, *, storage_options: Mapping[str, Any], compression_level: int | None
-) -> dict[str, str]:
+    url: str,
+    *,
+    storage_options: Mapping[str, Any],
+    secret: Secret | None,
+    compression_level: int | None,
+) -> dict[str, Any]:
     """Make a repository and return its id and URL. Raises `RepositoryError`."""
     import repository as engine
 
     options = engine.RepositoryOptions()
     if compression_level is not None:
         options = engine.RepositoryOptions(compression_level=compression_level)
-    with engine.Repository.create(url, storage_options=storage_options, options=options) as made:
-        return {"id": made.id, "url": made.url}
+    with engine.Repository.create(
+        url, storage_options=storage_options, options=options, secret=secret
+    ) as made:
+        return {"id": made.id, "url": made.url, "is_encrypted": made.is_encrypted}
+
+
+def _sentence(facts: Mapping[str, Any]) -> str:
+    manner = "encrypted repository" if facts["is_encrypted"] else "repository"
+    return f"Made {manner} {facts['id']} at {facts['url']}"

@@ -88,7 +88,7 @@ def run_story(site: Site, *, size: float, started_s: float) -> Outcome:
     settings = site.settings()
     _show(f"export AHVAULT_CONFIG={site.config_file}")
     _show("ahvault repo init")
-    make_repository(str(site.repository), storage_options={}, compression_level=None)
+    make_repository(str(site.repository), storage_options={}, secret=None, compression_level=None)
     with meet_guests(site, _disk_sizes(settings)) as guests:
         _show(f"ahvault backup --job {JOB}", "the first session reads all that is allocated")
         full, truth = _back_up(settings, guests)

@@ -102,7 +102,7 @@ def test_storage_options_come_from_every_place(file: Path) -> None:
             "[cluster]\nprism_element_port = 70000\n",
             "cluster.prism_element_port: input should be less",
         ),
-        ("[repository]\nzzz = 1\n", "known here: url, storage_options."),
+        ("[repository]\nzzz = 1\n", "known here: url, passphrase,"),
         ("cluster = 3\n", "cluster: input should be"),
         ("[cluster\n", "is not valid TOML"),
     ],

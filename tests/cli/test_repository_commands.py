@@ -254,3 +254,56 @@ def test_an_interrupted_export_leaves_nothing(
     assert "Traceback" not in err
     assert not Path("disk.raw").exists()
     assert not Path(unfinished).exists()
+
+
+@pytest.fixture
+def secrets(tmp_path: Path) -> Path:
+    """A folder with passphrases and a key file."""
+    (tmp_path / "right").write_text("correct horse battery staple\n")
+    (tmp_path / "wrong").write_text("hunter2\n")
+    (tmp_path / "key").write_bytes(bytes(range(32)))
+    (tmp_path / "short").write_bytes(b"abc")
+    return tmp_path
+
+
+def test_an_encrypted_repository_opens_with_its_passphrase_alone(ahvault, secrets: Path) -> None:
+    """Without the passphrase, or with another, it says so, and shows neither."""
+    place = ["--repository-url", str(secrets / "sealed")]
+    made = ahvault("repo", "init", "--encrypt", *place, "--repository-passphrase-file", "right")
+    assert made.code == ExitCode.OK
+    assert "encrypted" in made.out
+    assert ahvault("points", *place, "--repository-passphrase-file", "right").code == ExitCode.OK
+    for flags in ([], ["--repository-passphrase-file", "wrong"], ["--repository-key-file", "key"]):
+        refused = ahvault("points", *place, *flags)
+        assert refused.code == ExitCode.REPOSITORY
+        assert "is encrypted" in refused.err
+        assert len(refused.err.splitlines()) == 1
+        assert "hunter2" not in refused.err
+        assert "horse" not in refused.err
+
+
+def test_a_configured_secret_is_never_ignored(ahvault, secrets: Path) -> None:
+    """With a key file configured, `repo init` encrypts also without being told to."""
+    place = ["--repository-url", str(secrets / "sealed"), "--repository-key-file", "key"]
+    assert ahvault("repo", "init", *place, "--json").document["is_encrypted"] is True
+    assert ahvault("verify", *place).code == ExitCode.OK
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--encrypt"], "--repository-passphrase-file"),
+        (["--repository-key-file", "short"], "fewer than 32 bytes"),
+        (["--repository-key-file", "none"], "cannot be read"),
+        (["--repository-passphrase-file", "none"], "cannot be read"),
+        (["--repository-key-file", "key", "--repository-passphrase-file", "right"], "not both"),
+    ],
+)
+def test_a_repository_is_not_made_without_a_usable_secret(
+    ahvault, secrets: Path, flags: list[str], said: str
+) -> None:
+    """Refused before anything is written."""
+    ended = ahvault("repo", "init", str(secrets / "new"), *flags)
+    assert ended.code == ExitCode.USAGE
+    assert said in ended.err
+    assert not (secrets / "new").exists()

@@ -262,3 +262,18 @@ def test_a_dead_prefect_server_is_one_sentence(
     assert code == ExitCode.FAILED
     assert "The Prefect server at http://127.0.0.1:9/api does not answer" in err
     assert len(err.splitlines()) == 1
+
+
+def test_an_encrypted_repository_is_backed_up_to(
+    ahvault, ended, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flow opens what the command line was given the passphrase of."""
+    (tmp_path / "phrase").write_text("correct horse battery staple\n")
+    monkeypatch.setenv("AHVAULT_REPOSITORY_URL", str(tmp_path / "sealed"))
+    monkeypatch.setenv("AHVAULT_REPOSITORY_PASSPHRASE_FILE", str(tmp_path / "phrase"))
+    assert ahvault("repo", "init", "--encrypt").code == ExitCode.OK
+    code, out, err = ended("backup", "web01", "--json")
+    assert code == ExitCode.OK, err
+    assert json.loads(out)["vms"][0]["status"] == "success"
+    assert "horse" not in out + err
+    assert ahvault("verify").code == ExitCode.OK
