@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.figures import human_bytes, human_duration, human_ratio
+from jobs.figures import human_bytes, human_duration, human_rate, human_ratio
 from jobs.results import SessionResult, VmResult
 
 _HEAD = "| VM | result | kind | disks | provisioned | read | stored | ratio | time | worker |"
@@ -45,6 +45,10 @@ def _remarks(result: SessionResult) -> list[str]:
         if vm.error:
             remarks.append(f"- **{vm.vm_name}**: {vm.error}")
         remarks += [f"- {vm.vm_name}: warning: {warning}" for warning in vm.warnings]
+        if vm.bottleneck:
+            loads = ", ".join(f"{stage} {percent} %" for stage, percent in vm.loads.items())
+            rate = human_rate(vm.read_bytes, vm.transfer_s)
+            remarks.append(f"- {vm.vm_name}: {rate}, held up by the {vm.bottleneck} ({loads})")
         remarks += [
             f"- {vm.vm_name} {disk.label}: {disk.read_method}: {disk.read_reason}"
             for disk in vm.disks

@@ -45,6 +45,9 @@ class VmResult(BaseModel):
     started_at: datetime
     duration_s: float
     transfer_s: float = 0.0
+    loads: dict[str, int] = {}
+    """Percent of the transfer time in which each stage was busy (M5)."""
+    bottleneck: str | None = None
     disks: tuple[DiskResult, ...] = ()
     warnings: tuple[str, ...] = ()
     error: str | None = None
@@ -63,6 +66,11 @@ class VmResult(BaseModel):
     def stored_bytes(self) -> int:
         """Bytes sent to the repository (M2 "Transferred")."""
         return sum(disk.stored_bytes for disk in self.disks)
+
+    @property
+    def rate_bytes_per_s(self) -> float:
+        """Bytes read per second of moving data; queueing and snapshot time excluded (M2)."""
+        return self.read_bytes / self.transfer_s if self.transfer_s > 0 else 0.0
 
 
 class SessionResult(BaseModel):

@@ -6,6 +6,7 @@ whole, so a reader sees the old value or the new one.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Literal
 from jobs.figures import human_bytes
 from jobs.progress import Observer
 from jobs.results import DiskResult, VmResult, VmStatus
+from jobs.statistics import bottleneck, stage_loads
 from repository import Clock, DiskRecord, RestorePoint, TransferCounters
 
 
@@ -46,6 +48,7 @@ class VmStory:
     transfer_started_s: float = 0.0
     transfer_s: float = 0.0
     disks: tuple[DiskResult, ...] = ()
+    loads: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     progress: dict[str, DiskProgress] = field(default_factory=dict)
     on_running: Callable[[], None] = lambda: None
@@ -106,6 +109,10 @@ class VmStory:
         """The restore point exists: keep what its disks cost for the tables."""
         self.point_id = point.id
         self.disks = tuple(disk_result(disk) for disk in point.disks)
+        figures = [disk.figures for disk in point.disks]
+        self.loads = stage_loads(
+            figures, transfer_s=self.transfer_s, core_count=os.cpu_count() or 1
+        )
 
     def result(self, error: BaseException | None = None, *, stopped: bool = False) -> VmResult:
         """The VM's result as of now; also told to the observer."""
@@ -124,6 +131,8 @@ class VmStory:
             started_at=self.started_at,
             duration_s=self.clock.monotonic_s() - self.started_s,
             transfer_s=self.transfer_s,
+            loads=self.loads,
+            bottleneck=bottleneck(self.loads),
             disks=self.disks,
             warnings=tuple(self.warnings),
             error=None if error is None else (str(error) or type(error).__name__),
