@@ -58,6 +58,7 @@ from repository.points import (
 )
 from repository.ports import DiskSource, DiskTarget, Throttle
 from repository.reader import DiskReader
+from repository.recovery_key import read_key_file, read_passphrase, recovery_key_text
 from repository.repository import Repository
 from repository.retention import (
     Decision,
@@ -146,4 +147,7 @@ __all__ = [
     "Weekday",
     "WriteSession",
     "plan_retention",
+    "read_key_file",
+    "read_passphrase",
+    "recovery_key_text",
 ]

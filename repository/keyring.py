@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from repository.errors import DamagedObject, InvalidInput, KeyProblem
+from repository.errors import DamagedObject, InvalidInput, KeyProblem, ObjectNotFound
 from repository.keys import KEY_BYTES, derive_key
 from repository.layout import KEYS, REPOSITORY_FILE, wrap_key
 from repository.records import decode_open_record, encode_open_record
@@ -30,8 +30,11 @@ _KIND = "key"
 _SALT_BYTES = 16
 _NONCE_BYTES = 12
 _KEY_FILE_BYTES_MIN = 32
-# What a wrap may ask of this machine at most: 4 GiB of memory at r = 8.
-_SCRYPT_N_MAX = 2**22
+# What a wrap may ask of this machine at most, so that a forged one cannot exhaust it.
+_SCRYPT_MEMORY_BYTES_MAX = 2**30
+_SCRYPT_R_MAX = 32
+_SCRYPT_P_MAX = 4
+_SALT_HEX_MAX = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +58,12 @@ class Passphrase:
         """The wrapping key by these parameters, or None if they are for another kind of secret."""
         if kdf["name"] != "scrypt":
             return None
-        if not 2 <= kdf["n"] <= _SCRYPT_N_MAX:
-            raise ValueError(f"scrypt cost {kdf['n']}")
-        salt = bytes.fromhex(kdf["salt"])
-        scrypt = Scrypt(salt=salt, length=KEY_BYTES, n=kdf["n"], r=kdf["r"], p=kdf["p"])
+        n, r, p = int(kdf["n"]), int(kdf["r"]), int(kdf["p"])
+        if not (1 <= r <= _SCRYPT_R_MAX and 1 <= p <= _SCRYPT_P_MAX and n >= 2):
+            raise ValueError(f"scrypt cost n={n}, r={r}, p={p}")
+        if 128 * n * r > _SCRYPT_MEMORY_BYTES_MAX:
+            raise ValueError(f"scrypt asks for {128 * n * r} bytes of memory")
+        scrypt = Scrypt(salt=_salt(kdf), length=KEY_BYTES, n=n, r=r, p=p)
         return scrypt.derive(unicodedata.normalize("NFC", self.text).encode())
 
 
@@ -85,7 +90,14 @@ class KeyFile:
         """The wrapping key by these parameters, or None if they are for another kind of secret."""
         if kdf["name"] != "hkdf-sha256":
             return None
-        return derive_key(self.content, bytes.fromhex(kdf["salt"]), "key-file")
+        return derive_key(self.content, _salt(kdf), "key-file")
+
+
+def _salt(kdf: dict[str, Any]) -> bytes:
+    text = kdf["salt"]
+    if not isinstance(text, str) or len(text) > _SALT_HEX_MAX:
+        raise ValueError("its salt cannot be")
+    return bytes.fromhex(text)
 
 
 Secret = Passphrase | KeyFile
@@ -123,7 +135,9 @@ class KeyRing:
         sound = 0
         for info in self._store.list(KEYS):
             try:
-                unwrapped = self._unwrapped(info.key, secret)
+                unwrapped = self._unwrapped(read_wrap(info.key, self._store.get(info.key)), secret)
+            except ObjectNotFound:
+                continue  # removed since it was listed
             except DamagedObject as error:
                 damaged = error
                 continue
@@ -161,13 +175,14 @@ class KeyRing:
     def wraps(self) -> list[KeyWrap]:
         """All wraps, oldest first; raises DamagedObject for one that cannot be read."""
         found = []
-        for info in self._store.list(KEYS):
-            record = read_wrap(info.key, self._store.get(info.key))
-            if record["repository"] != self._repository_id.hex:
+        for info in list(self._store.list(KEYS)):
+            try:
+                record = read_wrap(info.key, self._store.get(info.key))
+            except ObjectNotFound:
+                continue  # removed since it was listed
+            if record.get("repository") != self._repository_id.hex:
                 continue  # left by a creation that lost the race for the place
-            opened_by = "passphrase" if record["kdf"]["name"] == "scrypt" else "key file"
-            created_at = dt.datetime.fromisoformat(record["created_at"])
-            found.append(KeyWrap(record["id"], record["label"], created_at, opened_by))
+            found.append(_described(info.key, record))
         return sorted(found, key=lambda wrap: (wrap.created_at, wrap.id))
 
     def remove(self, wrap_id: str) -> None:
@@ -181,11 +196,34 @@ class KeyRing:
             raise InvalidInput(f"key {wrap_id}", f"is unknown; there are {', '.join(known)}")
         if len(known) == 1:
             raise InvalidInput(f"key {wrap_id}", "is the only one; add another first")
-        self._store.delete(wrap_key(uuid.UUID(wrap_id)))
+        name = wrap_key(uuid.UUID(wrap_id))
+        stored = self._store.get(name)
+        self._store.delete(name)
+        if not self.wraps():  # another process took the other one away at the same moment
+            self._store.put_new(name, stored)
+            raise InvalidInput(f"key {wrap_id}", "has become the only one; add another first")
 
-    def _unwrapped(self, name: str, secret: Secret) -> bytes | None:
+    def change(self, master_key: bytes, old: Secret, new: Secret, clock: Clock) -> str:
+        """Let the new secret open the repository instead of the old one; returns the new wrap's id.
+
+        The new wrap is durable before an old one goes, so a crash in between leaves both. Raises
+        KeyProblem if the old secret opens nothing.
+        """
+        replaced = [wrap for wrap in self.wraps() if self._opens(wrap.id, old)]
+        if not replaced:
+            raise KeyProblem(self._store.url, "the secret to change does not open it")
+        wrap_id = self.add(master_key, new, replaced[0].label, clock)
+        for wrap in replaced:
+            self.remove(wrap.id)
+        return wrap_id
+
+    def _opens(self, wrap_id: str, secret: Secret) -> bool:
+        name = wrap_key(uuid.UUID(wrap_id))
+        return self._unwrapped(read_wrap(name, self._store.get(name)), secret) is not None
+
+    def _unwrapped(self, record: dict[str, Any], secret: Secret) -> bytes | None:
         """What is inside the wrap, or None if this secret does not open it."""
-        record = read_wrap(name, self._store.get(name))
+        name = wrap_key(uuid.UUID(record["id"]))
         try:
             key = secret.derive(record["kdf"])
             if key is None:
@@ -194,7 +232,7 @@ class KeyRing:
             return AESGCM(key).decrypt(nonce, wrapped, self._bound_to(uuid.UUID(record["id"])))
         except InvalidTag:
             return None
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
             raise DamagedObject(name, f"its members cannot be ({error})") from error
 
     def _checked(self, unwrapped: bytes) -> bytes:
@@ -210,6 +248,19 @@ class KeyRing:
 def read_wrap(name: str, data: bytes) -> dict[str, Any]:
     """The members of a key wrap; raises DamagedObject or UnsupportedFormat."""
     record = decode_open_record(name, _KIND, data)
-    if wrap_key(uuid.UUID(str(record.get("id")))) != name:
+    try:
+        is_its_own = wrap_key(uuid.UUID(str(record.get("id")))) == name
+    except ValueError:
+        is_its_own = False
+    if not is_its_own:
         raise DamagedObject(name, "it is another key's wrap")
     return record
+
+
+def _described(name: str, record: dict[str, Any]) -> KeyWrap:
+    try:
+        created_at = dt.datetime.fromisoformat(record["created_at"]).astimezone(dt.UTC)
+        opened_by = "passphrase" if record["kdf"]["name"] == "scrypt" else "key file"
+        return KeyWrap(record["id"], str(record["label"]), created_at, opened_by)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DamagedObject(name, f"its members cannot be ({error})") from error

@@ -160,6 +160,13 @@ class Repository:
         """Make a secret open this repository no more; raises InvalidInput for the last one."""
         self._key_ring().remove(secret_id)
 
+    def change_secret(self, old: Secret, new: Secret) -> str:
+        """Make a secret open this repository instead of another; returns its id. Durable on return.
+
+        Raises KeyProblem if the old one does not open it. After a crash both may open it.
+        """
+        return self._key_ring().change(self._master_key, old, new, self._clock)
+
     def _key_ring(self) -> KeyRing:
         if not self.is_encrypted:
             raise InvalidInput(self.url, "is not encrypted, so it has no keys to manage")
