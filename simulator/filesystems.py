@@ -176,6 +176,9 @@ def make_disk(
     command = f"mke2fs -q -F -t ext4 -b {BLOCK_BYTES} -m 1 -J size=4 -U {disk_id}".split()
     extended: list[str | Path] = ["-E", f"{options},hash_seed={disk_id}", "-d", tree]
     _run([*command, *extended, image, f"{root.size_bytes // KiB}k"])
+    # Change times come from the tree, where nobody can set them.
+    entries = [f"/{path.relative_to(tree)}" for path in sorted(tree.rglob("*"))]
+    edit(image, [f"sif {quoted(entry)} ctime @{BIRTH_S}" for entry in ("/", *entries)])
 
 
 def edit(image: Path, commands: Sequence[str]) -> str:
