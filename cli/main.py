@@ -79,6 +79,8 @@ def run(arguments: Sequence[str]) -> int:
         code = report_failure(error, as_json=as_json, debug=debug)
     finally:
         signal.signal(signal.SIGTERM, previous)
+    if code == ExitCode.TERMINATED:
+        say("ahvault: terminated.")
     if code == ExitCode.INTERRUPTED:
         say("ahvault: interrupted.")
     return int(code or ExitCode.OK)
