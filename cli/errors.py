@@ -7,6 +7,8 @@ CliError
 ├── PointUnknown       no restore point goes by that name
 ├── PointAmbiguous     more than one does
 ├── DiskUnknown        the restore point has no such disk
+├── KeyUnknown         no single key of the repository goes by that id
+├── PassphraseMismatch the new passphrase was not typed the same twice
 ├── FileInTheWay       the file to write exists already
 ├── PrefectUnavailable neither a Prefect server nor the embedded one answers
 └── DemoFailed         a step or a comparison of the demo did not hold
@@ -76,6 +78,17 @@ class PointAmbiguous(CliError):
         )
 
 
+class SessionUnknown(CliError):
+    """No session, or more than one, has an id that starts with `which`."""
+
+    def __init__(self, which: str, *, matches: int) -> None:
+        self.which, self.matches = which, matches
+        found = "No session has" if matches == 0 else f"{matches} sessions have"
+        super().__init__(
+            f"{found} an id that starts with {which!r}. `ahvault sessions` lists them."
+        )
+
+
 class DiskUnknown(CliError):
     """The restore point has no disk `disk`, or more than one that fits."""
 
@@ -84,6 +97,21 @@ class DiskUnknown(CliError):
         super().__init__(
             f"Restore point {point} has no single disk {disk!r}. Its disks are: {', '.join(known)}."
         )
+
+
+class KeyUnknown(CliError):
+    """No key, or more than one, has an id that starts with `start`."""
+
+    def __init__(self, start: str, known: Sequence[str]) -> None:
+        self.start, self.known = start, tuple(known)
+        super().__init__(f"No single key {start!r}. There are: {', '.join(known)}.")
+
+
+class PassphraseMismatch(CliError):
+    """Two different passphrases were typed; neither is told."""
+
+    def __init__(self) -> None:
+        super().__init__("The passphrases differ. Nothing was changed; run the command again.")
 
 
 class FileInTheWay(CliError):

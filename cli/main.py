@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli import backup, demo, export, points, repo, restore, simulator, verify, vms
+from cli import backup, clean, demo, export, points, repo, restore, sessions, simulator, verify, vms
 from cli.exit_codes import ExitCode, exit_code_help
 from cli.failures import report_failure
 from cli.output import say
@@ -30,6 +30,8 @@ app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
 app.command("vms", epilog=vms.EXAMPLES)(vms.vms)
 app.command("backup", epilog=backup.EXAMPLES)(backup.backup)
 app.command("points", epilog=points.EXAMPLES)(points.points)
+app.command("sessions", epilog=sessions.EXAMPLES)(sessions.sessions)
+app.command("clean", epilog=clean.EXAMPLES)(clean.clean)
 app.command("restore", epilog=restore.EXAMPLES)(restore.restore)
 app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("verify", epilog=verify.EXAMPLES)(verify.verify)

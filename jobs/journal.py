@@ -107,7 +107,7 @@ class Journal:
 
     def forget(self, entry: Entry) -> None:
         """The thing is gone, or is now named by a commit record."""
-        self._records.delete(ENTRIES, entry.key)
+        forget_entry(self._records, entry)
 
     def open_lease(self) -> None:
         """Show that this session lives, until `close_lease`; a thread renews the lease."""
@@ -144,6 +144,11 @@ def all_entries(records: LiveRecords) -> list[Entry]:
     """Every entry of every session, oldest first."""
     entries = [Entry.model_validate(record) for record in records.list(ENTRIES).records.values()]
     return sorted(entries, key=lambda entry: (entry.created_at, entry.key))
+
+
+def forget_entry(records: LiveRecords, entry: Entry) -> None:
+    """The thing is gone: nobody has to look for it any more."""
+    records.delete(ENTRIES, entry.key)
 
 
 def live_sessions(records: LiveRecords, clock: Clock) -> set[str]:

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 
 from jobs.journal import (
     Entry,
-    Journal,
     all_entries,
     drop_lease,
+    forget_entry,
     leased_sessions,
     live_sessions,
 )
@@ -96,7 +96,6 @@ def remove_leftovers(
     repository: Repository,
     leftovers: Iterable[Leftover],
     *,
-    journal: Journal,
     clock: Clock,
 ) -> list[str]:
     """Remove them, one by one; returns what was removed, in words.
@@ -108,7 +107,7 @@ def remove_leftovers(
     order = {"volume-group": 0, "vm": 1, "recovery-point": 2, "worker-power": 3}
     for leftover in sorted(leftovers, key=lambda each: order.get(each.kind, 4)):
         try:
-            if _remove(client, repository, leftover, journal=journal, clock=clock):
+            if _remove(client, repository, leftover, clock=clock):
                 removed.append(str(leftover))
                 log.info("Removed %s", leftover)
         except NutanixError as error:
@@ -118,19 +117,17 @@ def remove_leftovers(
 
 
 def remove_own_leftovers(
-    client: AhvClient, repository: Repository, *, journal: Journal, clock: Clock
+    client: AhvClient, repository: Repository, *, session_id: str, clock: Clock
 ) -> None:
     """What this session could not remove when it should have, or left when a step failed midway.
 
     The last thing a session does with the cluster, after its workers; never raises, because by then
     the result stands, and the journal hands what is left to the next session.
     """
-    own = [
-        entry for entry in all_entries(repository.live) if entry.session_id == journal.session_id
-    ]
+    own = [entry for entry in all_entries(repository.live) if entry.session_id == session_id]
     for entry in own:
         try:
-            _remove(client, repository, _from_entry(entry), journal=journal, clock=clock)
+            _remove(client, repository, _from_entry(entry), clock=clock)
         except NutanixError as error:
             log.warning("%s %s is left to the next session: %s", entry.kind, entry.name, error)
 
@@ -145,13 +142,12 @@ def _remove(
     repository: Repository,
     leftover: Leftover,
     *,
-    journal: Journal,
     clock: Clock,
 ) -> bool:
     """Remove one; false when there was nothing of it on the cluster."""
     entry = leftover.entry
     if leftover.kind == "worker-power" and entry is not None:
-        return release_worker(client, repository.live, clock, entry, journal=journal)
+        return release_worker(client, repository.live, clock, entry)
     object_ids = _existing(client, leftover)
     for object_id in object_ids:
         if leftover.kind == "volume-group":
@@ -161,7 +157,7 @@ def _remove(
         elif leftover.kind == "recovery-point":
             client.delete_recovery_point(object_id)
     if entry is not None:
-        journal.forget(entry)
+        forget_entry(repository.live, entry)
     return bool(object_ids)
 
 

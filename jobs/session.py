@@ -110,7 +110,7 @@ def open_session(
     with ExitStack() as stack:
         journal.open_lease()
         stack.callback(journal.close_lease)
-        stack.callback(remove_own_leftovers, client, repository, journal=journal, clock=clock)
+        stack.callback(remove_own_leftovers, client, repository, session_id=session_id, clock=clock)
         stack.callback(pool.release_all)
         yield Session(
             session_id=session_id,

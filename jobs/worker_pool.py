@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import NoWorker, SessionStopped
-from jobs.journal import Entry, Journal, all_entries, live_sessions
+from jobs.journal import Entry, Journal, all_entries, forget_entry, live_sessions
 from jobs.model import WorkerSpec
 from jobs.workers import WorkerChoice, WorkerState, rank_workers
 from nutanix import AhvClient, NutanixError, Vm
@@ -109,9 +109,7 @@ class WorkerPool:
             if member.entry is None or member.vm is None:
                 continue
             try:
-                release_worker(
-                    self._client, self._records, self._clock, member.entry, journal=self._journal
-                )
+                release_worker(self._client, self._records, self._clock, member.entry)
             except NutanixError as error:
                 log.warning("Worker %s was not powered off: %s", member.spec.vm, error)
             else:
@@ -160,9 +158,7 @@ class WorkerPool:
         return self._client.vm(vm.id)
 
 
-def release_worker(
-    client: AhvClient, records: LiveRecords, clock: Clock, entry: Entry, *, journal: Journal
-) -> bool:
+def release_worker(client: AhvClient, records: LiveRecords, clock: Clock, entry: Entry) -> bool:
     """Give up one session's use of a worker; power it off when that was the last. True when it was.
 
     The entry is removed only after the power-off, so that a crash in between repeats the work
@@ -180,7 +176,7 @@ def release_worker(
     if not others:
         log.info("Powering off worker %s", entry.name)
         client.power_off(entry.vm_id, request_id=None)
-    journal.forget(entry)
+    forget_entry(records, entry)
     return not others
 
 

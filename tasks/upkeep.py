@@ -14,9 +14,7 @@ def clean_up_leftovers() -> list[str]:
     leftovers = find_leftovers(
         run.client, run.repository, cluster_url=run.client.connection.url, clock=run.clock
     )
-    return remove_leftovers(
-        run.client, run.repository, leftovers, journal=run.journal, clock=run.clock
-    )
+    return remove_leftovers(run.client, run.repository, leftovers, clock=run.clock)
 
 
 @step("prepare-workers")

@@ -252,6 +252,39 @@ def test_killed_in_mid_transfer(
         assert repository.verify(VerifyLevel.CONTENT).is_clean
 
 
+def test_clean_removes_what_a_kill_left_and_sessions_remembers(
+    ahvault_process, ended, store: Path, cluster: Simulator, heavy: None
+) -> None:
+    """`clean --dry-run` names what is ours and touches nothing, `clean` removes it, a second finds nothing; history needs no server."""
+    child = start_transfer(ahvault_process)
+    child.kill()
+    child.communicate(timeout=60)
+    left = left_on_cluster(cluster)
+    code, out, err = ended("clean", "--dry-run")
+    assert code == ExitCode.OK, err
+    assert "volume-group" in out
+    assert "ended without removing it" in out
+    assert left_on_cluster(cluster) == left
+    code, out, err = ended("clean", "--json")
+    assert code == ExitCode.OK, err
+    assert {each["kind"] for each in json.loads(out)["found"]} == {
+        "recovery-point",
+        "volume-group",
+        "worker-power",
+    }
+    assert left_on_cluster(cluster) == NOTHING
+    assert snapshots(cluster) == []
+    assert "Nothing is left" in ended("clean")[1]
+
+    assert "No session has run yet" in ended("sessions")[1]
+    session_id = json.loads(ended("backup", "files01", "--json")[1])["session_id"]
+    assert session_id[:8] in ended("sessions")[1]
+    assert "files01" in ended("sessions", session_id[:6])[1]
+    code, _, err = ended("sessions", "nope")
+    assert code == ExitCode.NOT_FOUND
+    assert "No session has an id that starts with 'nope'" in err
+
+
 def test_a_dead_prefect_server_is_one_sentence(
     ended, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -127,14 +127,12 @@ def reconcile(
     open_backup: Callable[..., AbstractContextManager[BackupSession]],
 ) -> list[str]:
     """What every session does first."""
-    with open_backup() as session:
+    with open_backup():
         pass  # Its own workers are off again; what follows judges only what the dead one left.
     leftovers = find_leftovers(
         client, repository, cluster_url=client.connection.url, clock=SystemClock()
     )
-    return remove_leftovers(
-        client, repository, leftovers, journal=session.journal, clock=SystemClock()
-    )
+    return remove_leftovers(client, repository, leftovers, clock=SystemClock())
 
 
 def test_a_living_session_is_left_alone(

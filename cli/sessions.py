@@ -1,0 +1,115 @@
+"""`ahvault sessions`: what earlier sessions did, from the repository alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.config import load_settings
+from cli.connections import open_repository
+from cli.errors import SessionUnknown
+from cli.exit_codes import ExitCode
+from cli.options import CommonOptions, RepositoryOptions, with_options
+from cli.output import Column, open_output, table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from jobs import SessionResult
+    from repository import ReportListing
+
+EXAMPLES = """Examples:
+
+- `ahvault sessions`
+- `ahvault sessions 3f2a9c1d`
+- `ahvault sessions --json | jq '.sessions[] | select(.status != "success")'`
+"""
+
+_COLUMNS = (
+    Column("SESSION"),
+    Column("JOB"),
+    Column("STARTED (UTC)"),
+    Column("RESULT"),
+    Column("TIME", is_number=True),
+    Column("VMS", is_number=True),
+    Column("FAILED", is_number=True),
+    Column("READ", is_number=True),
+    Column("STORED", is_number=True),
+)
+
+
+@with_options
+def sessions(
+    common: CommonOptions,
+    repository: RepositoryOptions,
+    which: Annotated[
+        str | None,
+        typer.Argument(help="One session, by the start of its id.", metavar="[SESSION]"),
+    ] = None,
+    last: Annotated[int, typer.Option(min=1, help="How many of the newest to list.")] = 20,
+) -> None:
+    """List earlier sessions, or show one with its VMs and disks.
+
+    Reports lie in the repository, so this needs neither a cluster nor a Prefect server.
+    """
+    from cli.session_report import session_as_data, view_session
+
+    settings = load_settings(common, repository)
+    output = open_output(as_json=common.as_json)
+    with open_repository(settings) as opened:
+        listing = opened.reports()
+    results = _results(listing)
+    if which is not None:
+        result = _find(results, which)
+        output.result(session_as_data(result), lambda: view_session(result))
+        return
+    newest = results[-last:]
+    output.result(
+        {
+            "sessions": [session_as_data(result) for result in newest],
+            "damaged": [{"key": each.key, "detail": each.detail} for each in listing.damaged],
+        },
+        lambda: _view(newest),
+    )
+    for record in listing.damaged:
+        output.note(f"ahvault: {record.key} cannot be read: {record.detail}")
+    if listing.damaged:
+        raise typer.Exit(ExitCode.DAMAGE)
+
+
+def _results(listing: ReportListing) -> list[SessionResult]:
+    from jobs import SessionResult
+
+    return [SessionResult.model_validate(report) for report in listing.reports]
+
+
+def _find(results: Sequence[SessionResult], which: str) -> SessionResult:
+    found = [result for result in results if result.session_id.startswith(which)]
+    if len(found) != 1:
+        raise SessionUnknown(which, matches=len(found))
+    return found[0]
+
+
+def _view(results: Sequence[SessionResult]) -> Iterator[RenderableType]:
+    if not results:
+        yield "No session has run yet. `ahvault backup` runs the first."
+        return
+    yield table(_COLUMNS, (_row(result) for result in results))
+
+
+def _row(result: SessionResult) -> tuple[str, ...]:
+    from jobs import human_bytes, human_duration, utc_text
+
+    return (
+        result.session_id[:8],
+        result.job,
+        utc_text(result.started_at),
+        result.status,
+        human_duration(result.duration_s),
+        str(len(result.vms)),
+        str(sum(vm.status == "failed" for vm in result.vms)),
+        human_bytes(sum(vm.read_bytes for vm in result.vms)),
+        human_bytes(sum(vm.stored_bytes for vm in result.vms)),
+    )
