@@ -8,7 +8,7 @@ from typing import Any
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
 
-from repository import KeyFile, Passphrase, Repository, Secret
+from repository import Repository, Secret, read_key_file, read_passphrase
 
 
 class BackupRepository(Block):
@@ -64,5 +64,5 @@ class BackupRepository(Block):
 
     def _secret(self) -> Secret | None:
         if self.key_file is not None:
-            return KeyFile(Path(self.key_file).read_bytes())
-        return Passphrase(self.passphrase.get_secret_value()) if self.passphrase else None
+            return read_key_file(Path(self.key_file).read_bytes())
+        return read_passphrase(self.passphrase.get_secret_value()) if self.passphrase else None

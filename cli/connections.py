@@ -17,6 +17,7 @@ from cli.config import (
     require_repository_url,
 )
 from cli.errors import ConfigInvalid, SettingMissing, WorkersMissing
+from cli.passphrases import ask_passphrase, can_ask
 
 if TYPE_CHECKING:
     from blocks import AhvCluster, BackupRepository, BackupWorkers
@@ -28,26 +29,37 @@ Model = TypeVar("Model", bound=BaseModel)
 
 def open_repository(settings: Settings) -> Repository:
     """The configured repository; raises `SettingMissing` or a `RepositoryError`."""
-    from repository import Repository
+    return open_with_secret(settings)[0]
 
-    return Repository.open(
-        require_repository_url(settings),
-        storage_options=settings.repository.storage_options,
-        secret=repository_secret(settings.repository),
-    )
+
+def open_with_secret(settings: Settings) -> tuple[Repository, Secret | None]:
+    """The configured repository and what opened it; a person at the terminal is asked if need be."""
+    from repository import KeyProblem, Repository
+
+    url = require_repository_url(settings)
+    options = settings.repository.storage_options
+    secret = repository_secret(settings.repository)
+    try:
+        return Repository.open(url, storage_options=options, secret=secret), secret
+    except KeyProblem:
+        if secret is not None or not can_ask():
+            raise
+    secret = ask_passphrase(url)
+    return Repository.open(url, storage_options=options, secret=secret), secret
 
 
 def repository_secret(repository: RepositorySettings) -> Secret | None:
     """What opens an encrypted repository, if anything is configured; raises `ConfigInvalid`."""
-    from repository import KeyFile, Passphrase
+    import repository as engine
 
     passphrase = _secret(repository, "passphrase")
     if passphrase is not None and repository.key_file is not None:
         reason = "give either a passphrase or key_file, not both"
         raise ConfigInvalid("repository.passphrase", "", reason)
     if repository.key_file is not None:
-        return KeyFile(read_key_file(repository.key_file, "repository.key_file"))
-    return Passphrase(passphrase.get_secret_value()) if passphrase is not None else None
+        content = read_key_file(repository.key_file, "repository.key_file")
+        return engine.read_key_file(content)
+    return engine.read_passphrase(passphrase.get_secret_value()) if passphrase else None
 
 
 def open_cluster(settings: Settings) -> AhvClient:

@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli import repo_keys
 from cli.config import load_settings, require_repository_url
 from cli.connections import repository_secret
 from cli.errors import SettingMissing
 from cli.options import CommonOptions, RepositoryOptions, with_options
 from cli.output import open_output
+from cli.passphrases import ask_new_passphrase, can_ask
 
 if TYPE_CHECKING:
     from repository import Secret
 
 app = typer.Typer(help="Make and look after a repository.", no_args_is_help=True)
+app.add_typer(repo_keys.app, name="keys")
 
 INIT_EXAMPLES = """Examples:
 
@@ -43,7 +46,7 @@ def init(
         bool,
         typer.Option(
             "--encrypt",
-            help="Insist on encryption: refuse unless a passphrase or key file is configured.",
+            help="Insist on encryption: ask for a passphrase, or refuse, unless a secret is configured.",
         ),
     ] = False,
     compression_level: Annotated[
@@ -59,6 +62,8 @@ def init(
     settings = load_settings(common, repository)
     output = open_output(as_json=common.as_json)
     secret = repository_secret(settings.repository)
+    if encrypt and secret is None and can_ask():
+        secret = ask_new_passphrase()
     if encrypt and secret is None:
         purpose = "No passphrase and no key file is configured to encrypt with"
         raise SettingMissing("repository", "passphrase_file", purpose)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,15 +17,16 @@ PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8
 
 
 def _commands() -> dict[str, object]:
-    root = get_command(app)
-    found = {}
-    for name, command in root.commands.items():  # type: ignore[attr-defined]
-        inner = getattr(command, "commands", None)
-        if inner is None:
-            found[name] = command
-        else:
-            found |= {f"{name} {below}": each for below, each in inner.items()}
-    return found
+    return dict(_below("", get_command(app)))
+
+
+def _below(name: str, command: object) -> Iterator[tuple[str, object]]:
+    """The command itself, or all commands of a group, by their whole names."""
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        yield name, command
+    for part, each in (inner or {}).items():
+        yield from _below(f"{name} {part}".strip(), each)
 
 
 COMMANDS = _commands()
