@@ -13,6 +13,7 @@ import json
 import os
 import random
 import secrets
+import shutil
 import threading
 import uuid
 from collections.abc import Callable
@@ -66,6 +67,9 @@ class Cluster:
         self.seed = seed
         self.faults = faults or FaultPlayer()
         self._lock_file = _lock(state)
+        # What a kill left of disks being built and images being fetched.
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.mkdir()
         self.documents = Documents(state / "state.sqlite")
         self.disks = DiskStore(state / "vdisks", self.documents, self.new_id)
         self.devices = DeviceFolders(state / "devices")
@@ -76,6 +80,11 @@ class Cluster:
         self._janitor = threading.Thread(
             target=self._expire_loop, name="simulator-expiry", daemon=True
         )
+
+    @property
+    def scratch(self) -> Path:
+        """Where files grow before they are disks; emptied at every start."""
+        return self.state / "scratch"
 
     # -- life ----------------------------------------------------------------------------------
 

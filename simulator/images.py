@@ -63,7 +63,7 @@ def _fetched(cluster: Cluster, url: str) -> str:
     """Fetch over HTTP, keeping runs of zeros as holes; returns a new vdisk."""
     if not url.startswith(("http://", "https://")):
         raise _bad(f"The URL {url!r} is not one of HTTP.")
-    descriptor, name = tempfile.mkstemp(dir=cluster.state)
+    descriptor, name = tempfile.mkstemp(dir=cluster.scratch)
     path = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:

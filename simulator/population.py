@@ -109,7 +109,7 @@ def _plans(seed: str) -> tuple[VmPlan, ...]:
 def populate(cluster: Cluster, size: float) -> None:
     """Fill a new state directory. Takes seconds; all of it appears at once or not at all."""
     plans = _plans(cluster.seed)
-    with tempfile.TemporaryDirectory(prefix="build-", dir=cluster.state) as name:
+    with tempfile.TemporaryDirectory(dir=cluster.scratch) as name:
         vdisks = _build_disks(cluster, plans, size, Path(name))
     with cluster.documents.change():
         put_infrastructure(cluster)

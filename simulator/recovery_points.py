@@ -177,9 +177,14 @@ def put_point(
         "isSecure": False,
         "isWormProtected": False,
     }
+    rows = spec.get("vmRecoveryPoints") or []
+    asked = {row["vmExtId"]: row.get("applicationConsistentProperties") for row in rows}
     private = {
         "vm_points": [
-            _put_vm_point(cluster, ext_id, vm, common, ids["vmPoints"][vm.ext_id]) for vm in vms
+            _put_vm_point(
+                cluster, ext_id, vm, common, ids["vmPoints"][vm.ext_id], asked.get(vm.ext_id)
+            )
+            for vm in vms
         ],
         "vg_points": [
             _put_group_point(cluster, ext_id, g, common, ids["vgPoints"][g.ext_id]) for g in groups
@@ -188,7 +193,14 @@ def put_point(
     cluster.documents.put("recovery_point", ext_id, document, private)
 
 
-def _put_vm_point(cluster: Cluster, point: str, vm: Record, common: Document, ext_id: str) -> str:
+def _put_vm_point(
+    cluster: Cluster,
+    point: str,
+    vm: Record,
+    common: Document,
+    ext_id: str,
+    properties: Document | None,
+) -> str:
     disks = [_freeze(cluster, ext_id, vdisk_id, vm) for vdisk_id in vm.private["vdisks"]]
     pairs = [
         cluster.documents.find("category", c["extId"]) for c in vm.document.get("categories", ())
@@ -201,6 +213,8 @@ def _put_vm_point(cluster: Cluster, point: str, vm: Record, common: Document, ex
         "locationAgnosticId": cluster.new_id(),
         "vm": vm.document,
     }
+    if properties:
+        document["applicationConsistentProperties"] = properties
     private = {"recovery_point": point, "disks": disks, "categories": categories}
     cluster.documents.put("vm_recovery_point", ext_id, document, private)
     return ext_id

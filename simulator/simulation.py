@@ -16,7 +16,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from simulator.api import dataprotection, iam, images, inventory, prism, vm_devices, vmm, volumes
+from simulator.api import (
+    content,
+    dataprotection,
+    iam,
+    images,
+    inventory,
+    prism,
+    vm_devices,
+    vmm,
+    volumes,
+)
 from simulator.api.admin import administrator
 from simulator.api.doors import ADMIN_PATH, USERNAME, Doors, Request, Response, Side
 from simulator.api.trouble import TroubledDoors
@@ -40,6 +50,7 @@ CATALOGUES = [
     images.catalogue,
     iam.catalogue,
     dataprotection.catalogue,
+    content.catalogue,
     volumes.catalogue,
     prism.catalogue,
     inventory.clusters,

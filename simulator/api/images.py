@@ -69,3 +69,13 @@ def delete_image(call: Call) -> Answer:
     image = _image(call)
     call.check_tag(_tag(image), is_required=False)
     return call.task("kImageDelete", {"extId": image.ext_id}, (IMAGE_REL, image.ext_id))
+
+
+@route("GET", "/content/ovas", since_minor=1)
+def list_ovas(call: Call) -> Answer:
+    return call.page([])
+
+
+@route("GET", "/content/templates")
+def list_templates(call: Call) -> Answer:
+    return call.page([])

@@ -113,9 +113,7 @@ class Route:
     since_minor: int
     is_reading: bool
     needs_request_id: bool
-    is_on_element: bool
     object_type: str
-    family: str
 
 
 class Catalogue:
@@ -133,8 +131,6 @@ class Catalogue:
         since_minor: int = 0,
         reads: bool | None = None,
         needs_request_id: bool = False,
-        on_element: bool = False,
-        prefix: str | None = None,
     ) -> Callable[[Handler], Handler]:
         """Declare a handler; the name of its answer's type comes from its own name."""
 
@@ -152,9 +148,7 @@ class Catalogue:
                     since_minor,
                     is_reading,
                     needs_request_id,
-                    on_element,
-                    f"{prefix or self._prefix}.{name}ApiResponse",
-                    f"{self.namespace}{template}",
+                    f"{self._prefix}.{name}ApiResponse",
                 )
             )
             return handler

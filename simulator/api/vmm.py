@@ -221,3 +221,35 @@ def restore_vm_recovery_point(call: Call) -> Answer:
     new_id = call.cluster.new_id()
     row = {"pointExtId": record.ext_id, "extId": new_id, "override": override}
     return call.task("RestoreRecoveryPoint", {"vms": [row], "groups": []}, (VM_REL, new_id))
+
+
+# -- what a VM is called and whose it is -----------------------------------------------------------
+
+
+@route("POST", f"{VM}/$actions/assign-owner")
+def assign_vm_owner(call: Call) -> Answer:
+    vm = tagged_vm(call)
+    call.need("owner")
+    owner = {"$objectType": "vmm.v4.ahv.config.OwnershipInfo", "owner": call.body["owner"]}
+    arguments = {"extId": vm.ext_id, "spec": {"ownershipInfo": owner}}
+    return call.task("UpdateVm", arguments, (VM_REL, vm.ext_id))
+
+
+def _attributes(call: Call, *, adds: bool) -> Answer:
+    """Custom attributes are texts like `key:value` (§12)."""
+    vm = tagged_vm(call)
+    call.need("customAttributes")
+    named = list(call.body["customAttributes"])
+    kept = [a for a in vm.document.get("customAttributes", ()) if a not in named]
+    spec = {"customAttributes": kept + named if adds else kept}
+    return call.task("UpdateVm", {"extId": vm.ext_id, "spec": spec}, (VM_REL, vm.ext_id))
+
+
+@route("POST", f"{VM}/$actions/add-custom-attributes", since_minor=2)
+def add_vm_custom_attributes(call: Call) -> Answer:
+    return _attributes(call, adds=True)
+
+
+@route("POST", f"{VM}/$actions/remove-custom-attributes", since_minor=2)
+def remove_vm_custom_attributes(call: Call) -> Answer:
+    return _attributes(call, adds=False)

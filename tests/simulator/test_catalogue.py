@@ -350,3 +350,48 @@ def test_a_storage_container_is_made_on_a_named_cluster(api: Any) -> None:
     api.do("POST", path, json={"name": "c"}, headers={"X-Cluster-Id": api.cluster_id()})
     made = api.get(path, **{"$filter": "name eq 'c'"})[0]
     assert api.get(f"{path}/{made['containerExtId']}")["name"] == "c"
+
+
+def test_stored_vss_metadata_is_a_cabinet_on_the_element(api: Any) -> None:
+    """An application-consistent point with metadata hands it out to its own token; others say 422."""
+    properties = {
+        "$objectType": "dataprotection.v4.common.VssProperties",
+        "backupType": "COPY_BACKUP",
+        "shouldStoreVssMetadata": True,
+    }
+    row = {"vmExtId": api.vm("db01")["extId"], "applicationConsistentProperties": properties}
+    body = {"name": "vss", "recoveryPointType": "APPLICATION_CONSISTENT", "vmRecoveryPoints": [row]}
+    task = api.do("POST", POINTS, json=body)
+    point = api.created(task, "dataprotection:config:recovery-point")
+    vm_point = api.created(task, "dataprotection:config:vm-recovery-point")
+
+    def discover(of: str, below: str) -> httpx.Response:
+        spec = {"vmRecoveryPointExtId": below}
+        wanted = {"operation": "GET_VSS_METADATA", "spec": spec}
+        response: httpx.Response = api.send(
+            "POST", f"{POINTS}/{of}/$actions/discover-cluster", json=wanted
+        )
+        return response
+
+    token = discover(point, vm_point).json()["data"]["jwtToken"]
+    path = f"/api/dataprotection/v4.4/content/recovery-points/{point}/vm-recovery-points/{vm_point}/vss-metadata"
+    answer = api.pe.get(path, headers={"Cookie": f"NTNX_IGW_SESSION={token}"})
+    assert (answer.status_code, answer.content[:4]) == (200, b"MSCF")
+    plain = api.snapshot("db01")
+    assert discover(plain.ext_id, plain.vm_point).status_code == 422
+    other = api.discover(plain, None)
+    assert api.pe.get(path, headers={"Cookie": f"NTNX_IGW_SESSION={other}"}).status_code == 403
+
+
+def test_owner_and_custom_attributes_are_set_and_taken_away(api: Any) -> None:
+    """Both show in the VM, and attributes go one by one."""
+    vm = f"{VMS}/{api.vm('web01')['extId']}"
+    owner = {"owner": {"extId": "11111111-2222-3333-4444-555555555555"}}
+    api.do("POST", f"{vm}/$actions/assign-owner", json=owner, headers=_tag(api, vm))
+    both = {"customAttributes": ["backup:gold", "site:a"]}
+    api.do("POST", f"{vm}/$actions/add-custom-attributes", json=both, headers=_tag(api, vm))
+    one = {"customAttributes": ["site:a"]}
+    api.do("POST", f"{vm}/$actions/remove-custom-attributes", json=one, headers=_tag(api, vm))
+    shown = api.get(vm)
+    assert shown["customAttributes"] == ["backup:gold"]
+    assert shown["ownershipInfo"]["owner"]["extId"].startswith("11111111")
