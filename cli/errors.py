@@ -78,6 +78,17 @@ class PointAmbiguous(CliError):
         )
 
 
+class SessionUnknown(CliError):
+    """No session, or more than one, has an id that starts with `which`."""
+
+    def __init__(self, which: str, *, matches: int) -> None:
+        self.which, self.matches = which, matches
+        found = "No session has" if matches == 0 else f"{matches} sessions have"
+        super().__init__(
+            f"{found} an id that starts with {which!r}. `ahvault sessions` lists them."
+        )
+
+
 class DiskUnknown(CliError):
     """The restore point has no disk `disk`, or more than one that fits."""
 

@@ -51,6 +51,7 @@ _BY_ERROR: dict[str, ExitCode] = {
     "cli.DiskUnknown": ExitCode.NOT_FOUND,
     "cli.KeyUnknown": ExitCode.NOT_FOUND,
     "cli.PassphraseMismatch": ExitCode.USAGE,
+    "cli.SessionUnknown": ExitCode.NOT_FOUND,
     "cli.CliError": ExitCode.FAILED,
     "repository.InvalidInput": ExitCode.USAGE,
     "repository.PointNotFound": ExitCode.NOT_FOUND,
