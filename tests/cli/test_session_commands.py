@@ -310,3 +310,53 @@ def test_an_encrypted_repository_is_backed_up_to(
     assert json.loads(out)["vms"][0]["status"] == "success"
     assert "horse" not in out + err
     assert ahvault("verify").code == ExitCode.OK
+
+
+@pytest.fixture
+def demo_folder(prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory for a demo that uses the module's server."""
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    return folder
+
+
+def test_the_demo_holds_and_leaves_nothing(ended, demo_folder: Path) -> None:
+    """Exit code 0, every comparison held, full and incremental of every VM, an empty directory."""
+    code, out, err = ended("demo", "--size", "0.05", "--dir", str(demo_folder), "--json")
+    assert code == ExitCode.OK, err
+    document = json.loads(out)
+    assert document["all_held"] is True
+    assert len(document["comparisons"]) == 17
+    kinds = [[vm["kind"] for vm in session["vms"]] for session in document["sessions"]]
+    assert kinds == [["full"] * 3, ["incremental"] * 3]
+    assert list(demo_folder.iterdir()) == []
+
+
+def test_an_interrupted_demo_leaves_nothing(ahvault_process: Start, demo_folder: Path) -> None:
+    """Ctrl-C in the first session: the simulator is gone, and so is all that lay in the directory."""
+    child = ahvault_process(["demo", "--size", "0.05", "--dir", str(demo_folder)])
+    assert child.stderr is not None
+    for line in child.stderr:
+        if "disks attached" in line:
+            break
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == ExitCode.INTERRUPTED, err
+    assert "Traceback" not in err
+    assert list(demo_folder.iterdir()) == []
+
+
+@pytest.mark.long
+def test_a_kept_demo_can_be_played_with(ended, demo_folder: Path) -> None:
+    """`--keep` leaves a cluster, a repository and a settings file that the commands work with."""
+    code, _, err = ended("demo", "--size", "0.05", "--dir", str(demo_folder), "--keep")
+    assert code == ExitCode.OK, err
+    stop = next(line for line in err.splitlines() if line.startswith("Stop it with `kill "))
+    pid = int(stop.split("`")[1].split()[1])
+    try:
+        config = ["--config", str(demo_folder / "ahvault.toml")]
+        assert ended("vms", *config)[0] == ExitCode.OK
+        assert len(json.loads(ended("points", *config, "--json")[1])["points"]) == 6
+    finally:
+        os.kill(pid, signal.SIGTERM)
