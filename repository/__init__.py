@@ -5,8 +5,10 @@ write session; list, read, restore and verify them. Knows nothing of Nutanix or 
 repository can be restored from with neither.
 """
 
+from repository.copy import CopyFailure, CopyReport, PointCopy, copy_points
 from repository.counters import TransferCounters, TransferFigures
 from repository.errors import (
+    CollectionRefused,
     CommitFailed,
     DamagedObject,
     DiskNotFound,
@@ -15,6 +17,9 @@ from repository.errors import (
     NotARepository,
     ObjectExists,
     ObjectNotFound,
+    PointCollected,
+    PointHeld,
+    PointInUse,
     PointNotFound,
     RepositoryError,
     RepositoryExists,
@@ -35,6 +40,7 @@ from repository.findings import (
     VerifyProgress,
     VerifyReport,
 )
+from repository.forget import ForgottenPoint
 from repository.gfs import (
     GfsPolicy,
     KeepMonthly,
@@ -48,6 +54,7 @@ from repository.keyring import KeyFile, KeyWrap, Passphrase, Secret
 from repository.live import LiveListing, LiveRecords, ReportListing
 from repository.options import RepositoryOptions
 from repository.points import (
+    CopyOrigin,
     DamagedRecord,
     DiskRecord,
     DiskSpec,
@@ -78,8 +85,12 @@ from repository.units import Clock, SystemClock
 
 __all__ = [
     "Clock",
+    "CollectionRefused",
     "CommitFailed",
     "Concerned",
+    "CopyFailure",
+    "CopyOrigin",
+    "CopyReport",
     "DamagedObject",
     "DamagedRecord",
     "Decision",
@@ -97,6 +108,7 @@ __all__ = [
     "FileTarget",
     "Finding",
     "FindingKind",
+    "ForgottenPoint",
     "GfsPolicy",
     "InvalidInput",
     "KeepMonthly",
@@ -113,8 +125,12 @@ __all__ = [
     "ObjectNotFound",
     "ObjectRef",
     "Passphrase",
+    "PointCollected",
+    "PointCopy",
     "PointDraft",
     "PointFacts",
+    "PointHeld",
+    "PointInUse",
     "PointListing",
     "PointNotFound",
     "Reason",
@@ -146,6 +162,7 @@ __all__ = [
     "WeekOfMonth",
     "Weekday",
     "WriteSession",
+    "copy_points",
     "plan_retention",
     "read_key_file",
     "read_passphrase",

@@ -18,7 +18,8 @@ from repository.errors import (
     StoreUnavailable,
     UnsupportedFormat,
 )
-from repository.layout import GENERATIONS, POINTS, point_id_of, point_key, points_prefix
+from repository.layout import POINTS, point_id_of, point_key, points_prefix
+from repository.marks import TOMB_MARKS, Marks
 from repository.points import DamagedRecord, PointDraft, PointListing, RestorePoint
 from repository.records import RecordCodec
 from repository.store import Store
@@ -35,10 +36,11 @@ class Catalogue:
         self._records = records
         # Commit records never change, so one that was read is known for good.
         self._known: dict[str, RestorePoint] = {}
+        self._tombs = Marks(store, records, TOMB_MARKS)
 
-    def commit(self, draft: PointDraft, now: dt.datetime) -> RestorePoint:
+    def commit(self, draft: PointDraft, now: dt.datetime, gc_generation: int) -> RestorePoint:
         """Write the commit record and prove it by reading it back."""
-        point = self._point(draft, now)
+        point = self._point(draft, now, gc_generation)
         body = point.model_dump(mode="json", exclude={"key"})
         stored = bytes(self._records.encode(point.key, _KIND, body))
         try:
@@ -52,9 +54,18 @@ class Catalogue:
         self._known[point.key] = point
         return point
 
+    def withdraw(self, point: RestorePoint, now: dt.datetime) -> None:
+        """Hide a point that was committed but cannot be relied on."""
+        self._tombs.put(point, "forgotten", now, "its commit failed")
+
     def listing(self, vm_id: str | None) -> PointListing:
-        """All restore points of one VM, or of all, oldest first; damaged records beside them."""
-        keys = [info.key for info in self._store.list(points_prefix(vm_id))]
+        """The restore points of one VM, or of all, oldest first; damaged records beside them.
+
+        Forgotten ones are left out.
+        """
+        listed = [info.key for info in self._store.list(points_prefix(vm_id))]
+        forgotten = self._tombs.marked(vm_id)
+        keys = [key for key in listed if point_id_of(key) not in forgotten]
         with ThreadPoolExecutor(_READS_AT_ONCE, "ahvault-points") as pool:
             read = list(pool.map(self._read_or_tell, keys))
         points = [found for found in read if isinstance(found, RestorePoint)]
@@ -87,7 +98,7 @@ class Catalogue:
             raise DamagedObject(key, "it names another restore point")
         return point
 
-    def _point(self, draft: PointDraft, now: dt.datetime) -> RestorePoint:
+    def _point(self, draft: PointDraft, now: dt.datetime, gc_generation: int) -> RestorePoint:
         disk_ids = [disk.disk_id for disk in draft.disks]
         if len(set(disk_ids)) != len(disk_ids):
             raise InvalidInput(f"restore point of {draft.vm_name}", "names a disk twice")
@@ -101,17 +112,8 @@ class Catalogue:
             id=point_id,
             key=point_key(draft.vm_id, created_at, point_id),
             committed_at=now.astimezone(dt.UTC),
-            gc_generation=self._newest_generation(),
+            gc_generation=gc_generation,
         )
-
-    def _newest_generation(self) -> int:
-        """The newest generation of collection begun; 0 if there was none."""
-        numbers = [
-            int(name)
-            for info in self._store.list(GENERATIONS)
-            if (name := info.key.removeprefix(GENERATIONS).partition("/")[0]).isdigit()
-        ]
-        return max(numbers, default=0)
 
     def _reads_back(self, key: str, stored: bytes) -> bool:
         try:

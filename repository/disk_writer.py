@@ -196,6 +196,7 @@ class DiskWriter:
 
     def _accept(self, window: _Window, batch: Batch, outcomes: list[Outcome]) -> None:
         self._controls.check_stop(f"the transfer of disk {self._spec.disk_id}")
+        self._tools.keep_alive()
         zero_bytes = known_bytes = zero_chunks = known_chunks = 0
         for chunk, outcome in enumerate(outcomes, start=batch.first_chunk):
             if isinstance(outcome, NewChunk):

@@ -8,6 +8,10 @@
     ├── KeyProblem                     the repository is encrypted and the key given does not open it
     ├── PointNotFound (KeyError)       no such restore point
     ├── DiskNotFound (KeyError)        the restore point has no such disk
+    ├── PointHeld                      somebody holds the restore point: release it first
+    ├── PointInUse                     a running session builds on it: wait for its end
+    ├── PointCollected                 too late to bring it back: its data is being deleted
+    ├── CollectionRefused              something does not add up, so nothing is deleted
     ├── DamagedObject                  stored bytes are not what was written: run verify
     ├── CommitFailed                   the commit record does not read back as written
     ├── RetentionRefused               a plan drops suspiciously much (in retention.py): look, then force it
@@ -117,6 +121,57 @@ class DiskNotFound(RepositoryError, KeyError):
     def __str__(self) -> str:
         known = ", ".join(self.disk_ids) or "none"
         return f"restore point {self.point_id} has no disk {self.disk_id}; its disks: {known}"
+
+
+class PointHeld(RepositoryError):
+    """Somebody holds the restore point, so it cannot be forgotten."""
+
+    kind = "point-held"
+
+    def __init__(self, point_id: str, reason: str) -> None:
+        self.point_id = point_id
+        self.reason = reason
+        why = f" ({reason})" if reason else ""
+        super().__init__(f"restore point {point_id} is held{why}; release it first")
+
+
+class PointInUse(RepositoryError):
+    """A running session builds on the restore point; it can be forgotten when that has ended."""
+
+    kind = "point-in-use"
+    is_transient = True
+
+    def __init__(self, point_id: str, session_id: str) -> None:
+        self.point_id = point_id
+        self.session_id = session_id
+        session = f"session {session_id}" if session_id else "a session whose lease is unreadable"
+        super().__init__(
+            f"restore point {point_id} is what {session} builds on; forget it when that has ended"
+        )
+
+
+class PointCollected(RepositoryError):
+    """The restore point's data is being deleted; it cannot be brought back."""
+
+    kind = "point-collected"
+
+    def __init__(self, point_id: str, generation: int) -> None:
+        self.point_id = point_id
+        self.generation = generation
+        super().__init__(
+            f"restore point {point_id} cannot be brought back: "
+            f"generation {generation} of collection has begun to delete its data"
+        )
+
+
+class CollectionRefused(RepositoryError):
+    """Collection found something that does not add up. Nothing was deleted."""
+
+    kind = "collection-refused"
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"nothing was collected: {reason}")
 
 
 class DamagedObject(RepositoryError):

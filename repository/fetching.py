@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from repository.errors import DamagedObject
+from repository.errors import DamagedObject, ObjectNotFound
 from repository.layout import pack_key
+from repository.locating import ChunkLocator
 from repository.maps import DiskShape
 from repository.packs import ChunkOpener
 from repository.places import Places
@@ -31,6 +32,13 @@ class FetchRange:
     chunks: tuple[int, ...]
     """Numbers of the chunks within the disk, in the order of the rows."""
     places: Places
+
+
+class Fetched(NamedTuple):
+    """A range with its stored bytes."""
+
+    wanted: FetchRange
+    stored: memoryview
 
 
 def plan_fetches(chunks: np.ndarray[Any, Any], places: Places) -> list[FetchRange]:
@@ -84,22 +92,43 @@ def _range(
 class ChunkFetcher:
     """Fetches and opens the chunks of one disk. Thread-safe."""
 
-    def __init__(self, store: Store, opener: ChunkOpener, shape: DiskShape) -> None:
+    def __init__(
+        self, store: Store, opener: ChunkOpener, shape: DiskShape, locator: ChunkLocator
+    ) -> None:
         self._store = store
         self._opener = opener
         self._shape = shape
+        self._locator = locator
 
-    def fetch(self, wanted: FetchRange) -> memoryview:
-        """The stored bytes of the range; raises DamagedObject or the store's errors."""
+    def fetch(self, wanted: FetchRange) -> list[Fetched]:
+        """The stored bytes of the range, from where its chunks lie now if they were moved.
+
+        Raises DamagedObject or the store's errors.
+        """
+        try:
+            return [Fetched(wanted, self._stored(wanted))]
+        except ObjectNotFound:
+            self._locator.look_again()
+            moved = self._locator.relocate(wanted.places)
+            if moved.tobytes() == wanted.places.tobytes():
+                raise
+            ranges = plan_fetches(np.array(wanted.chunks), moved)
+            return [Fetched(part, self._stored(part)) for part in ranges]
+
+    def _stored(self, wanted: FetchRange) -> memoryview:
         length_bytes = wanted.end_bytes - wanted.start_bytes
         key = pack_key(wanted.pack_id)
         return memoryview(self._store.get_range(key, wanted.start_bytes, length_bytes))
 
-    def open(self, wanted: FetchRange, stored: memoryview) -> Iterator[tuple[int, Buffer]]:
-        """The number and the plain bytes of each chunk of the range, proven by its id.
+    def open(self, fetched: Sequence[Fetched]) -> Iterator[tuple[int, Buffer]]:
+        """The number and the plain bytes of each chunk that was fetched, proven by its id.
 
         Raises DamagedObject, naming the pack.
         """
+        for wanted, stored in fetched:
+            yield from self._opened(wanted, stored)
+
+    def _opened(self, wanted: FetchRange, stored: memoryview) -> Iterator[tuple[int, Buffer]]:
         opener = self._opener.for_pack(wanted.pack_id)
         last_id, plain = b"", memoryview(b"")
         for chunk, place in zip(wanted.chunks, wanted.places, strict=True):

@@ -14,6 +14,8 @@ POINTS = "points/"
 REPORTS = "reports/"
 LIVE = "live/"
 GENERATIONS = "gc/"
+TOMBS = "tomb/"
+HOLDS = "holds/"
 FEATURES = "features/"
 KEYS = "keys/"
 
@@ -78,3 +80,13 @@ def live_key(kind: str, key: str) -> str:
 def wrap_key(wrap_id: uuid.UUID) -> str:
     """Name of one wrapped copy of the master key."""
     return f"{KEYS}{wrap_id.hex}.json"
+
+
+def mark_key(family: str, vm_id: str, point_id: str, number: int, state: str, mark_id: str) -> str:
+    """Name of a mark on a restore point; `family` is TOMBS or HOLDS. The name says it all."""
+    return f"{family}{safe_name(vm_id)}/{point_id}/{number:06d}-{state}-{mark_id}.json"
+
+
+def generation_key(number: int, name: str) -> str:
+    """Name of an object of one generation of collection."""
+    return f"{GENERATIONS}{number:010d}/{name}"

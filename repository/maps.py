@@ -15,7 +15,7 @@ import mmap
 import struct
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -207,9 +207,15 @@ class MapLayer:
 class DiskMap:
     """The layers of one disk at one restore point, read window by window. Not thread-safe."""
 
-    def __init__(self, shape: DiskShape, layers: Sequence[MapLayer]) -> None:
+    def __init__(
+        self,
+        shape: DiskShape,
+        layers: Sequence[MapLayer],
+        relocate: Callable[[Places], Places] | None = None,
+    ) -> None:
         self.shape = shape
         self.layers = list(layers)
+        self._relocate = relocate
 
     @property
     def window_digests(self) -> list[bytes]:
@@ -228,13 +234,20 @@ class DiskMap:
             raise DamagedObject(newest, f"chunks of window {window} are in no layer")
         if window_digest(places) != self.window_digests[window]:
             raise DamagedObject(newest, f"window {window} does not match its digest")
-        return places
+        return self._relocate(places) if self._relocate else places
 
 
 def open_disk_map(
-    store: Store, record: DiskRecord, keys: RepositoryKeys, sealer: Sealer
+    store: Store,
+    record: DiskRecord,
+    keys: RepositoryKeys,
+    sealer: Sealer,
+    relocate: Callable[[Places], Places] | None = None,
 ) -> DiskMap:
-    """Fetch and check the layers of a disk; raises DamagedObject, or the store's errors."""
+    """Fetch and check the layers of a disk; raises DamagedObject, or the store's errors.
+
+    `relocate` turns rows as stored into rows as they lie now, if chunks may have been moved.
+    """
     shape = DiskShape(record.size_bytes, record.chunk_size_bytes)
     layers = [_open_layer(store, ref, keys, sealer) for ref in record.maps]
     if not layers:
@@ -244,7 +257,7 @@ def open_disk_map(
         raise DamagedObject(newest.key, f"it does not add up to the root hash of {record.disk_id}")
     if len(newest.window_digests) != shape.window_count:
         raise DamagedObject(newest.key, "it has another number of windows than its disk")
-    return DiskMap(shape, layers)
+    return DiskMap(shape, layers, relocate)
 
 
 def _open_layer(store: Store, ref: ObjectRef, keys: RepositoryKeys, sealer: Sealer) -> MapLayer:

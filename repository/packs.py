@@ -176,15 +176,25 @@ class PackOpener:
 
         Raises DamagedObject, naming the pack, unless they are exactly what the id names.
         """
+        return self._opened(chunk_id, stored)[0]
+
+    def payload(self, chunk_id: bytes, stored: memoryview) -> tuple[int, int, Buffer]:
+        """Plain length, codec and unsealed payload of the chunk, proven: to put it into a new pack.
+
+        Raises DamagedObject as `open` does.
+        """
+        plain, codec, payload = self._opened(chunk_id, stored)
+        return len(plain), codec, payload
+
+    def _opened(self, chunk_id: bytes, stored: memoryview) -> tuple[Buffer, int, Buffer]:
         try:
-            plain = self._decoded(chunk_id, stored)
+            return self._decoded(chunk_id, stored)
         except (ValueError, struct.error) as error:
             raise DamagedObject(
                 pack_key(self._pack_id), f"chunk {chunk_id.hex()[:16]}: {error}"
             ) from error
-        return plain
 
-    def _decoded(self, chunk_id: bytes, stored: memoryview) -> Buffer:
+    def _decoded(self, chunk_id: bytes, stored: memoryview) -> tuple[Buffer, int, Buffer]:
         header = bytes(stored[: CHUNK_HEADER.size])
         magic, ordinal, plain_bytes, stored_bytes, codec, seal, reserved, found_id = (
             CHUNK_HEADER.unpack(header)
@@ -196,9 +206,8 @@ class PackOpener:
             raise ValueError(f"another chunk, {found_id.hex()[:16]}, lies there")
         if stored_bytes != len(payload):
             raise ValueError(f"it has {len(payload)} stored bytes instead of {stored_bytes}")
-        plain = self._codec.decompress(
-            codec, self._sealer.open(ordinal, header, payload), plain_bytes
-        )
+        unsealed = self._sealer.open(ordinal, header, payload)
+        plain = self._codec.decompress(codec, unsealed, plain_bytes)
         if self._keys.chunk_id(plain) != chunk_id:
             raise ValueError("its bytes do not match its id")
-        return plain
+        return plain, codec, unsealed

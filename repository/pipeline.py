@@ -74,6 +74,8 @@ class Tools:
     pack_target_bytes: int
     store_pack: Callable[[StoredPack, list[Buffer], TransferCounters], None]
     """Writes a finished pack and makes its chunks known once it is durable."""
+    keep_alive: Callable[[], None]
+    """Tells others that the session is at work, if that is due."""
 
 
 class BatchReader:
@@ -125,7 +127,10 @@ class BatchReader:
         self, batch: Batch, chunks: Sequence[memoryview]
     ) -> list[tuple[bytes, Places | None]]:
         """For each chunk its id and, unless it is new, the row of its place."""
-        ids = [ZERO_ID if holds_only_zeros(chunk) else self._tools.keys.chunk_id(chunk) for chunk in chunks]
+        ids = [
+            ZERO_ID if holds_only_zeros(chunk) else self._tools.keys.chunk_id(chunk)
+            for chunk in chunks
+        ]
         found: list[tuple[bytes, Places | None]] = [(chunk_id, None) for chunk_id in ids]
         unknown = []
         for number, chunk_id in enumerate(ids):

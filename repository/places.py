@@ -6,6 +6,7 @@ chunk is a row of zeros: it has no id, no pack and length 0.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -46,6 +47,25 @@ def void_column(column: pa.ChunkedArray, width: int) -> np.ndarray[Any, Any]:
 def is_zero(places: Places) -> Mask:
     """Which rows are zero chunks."""
     return np.asarray(places["length"] == 0)
+
+
+def pack_runs(places: Places) -> tuple[list[bytes], np.ndarray[Any, np.dtype[np.int64]]]:
+    """The packs of consecutive rows, and how many rows each run has."""
+    if not len(places):
+        return [], np.empty(0, dtype=np.int64)
+    words = np.ascontiguousarray(places["pack"]).view("<u8").reshape(-1, PACK_ID_BYTES // 8)
+    changes = np.flatnonzero((words[1:] != words[:-1]).any(axis=1)) + 1
+    starts = np.concatenate([[0], changes])
+    packs = [places["pack"][start].tobytes() for start in starts.tolist()]
+    return packs, np.diff(np.append(starts, len(places)))
+
+
+def in_packs(places: Places, packs: Set[bytes]) -> Mask:
+    """Which rows lie in one of these packs."""
+    if not packs or not len(places):
+        return np.zeros(len(places), dtype=np.bool_)
+    ids, counts = pack_runs(places)
+    return np.repeat(np.array([pack_id in packs for pack_id in ids], dtype=np.bool_), counts)
 
 
 def differ(left: Places, right: Places) -> Mask:

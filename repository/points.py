@@ -63,6 +63,13 @@ class DiskRecord(_Record):
     figures: TransferFigures = TransferFigures()
 
 
+class CopyOrigin(_Record):
+    """The restore point, in the repository where a backup made it, that another is a copy of."""
+
+    repository_id: Identifier
+    point_id: Identifier
+
+
 class PointDraft(_Record):
     """What the caller says of a restore point about to be committed."""
 
@@ -81,6 +88,8 @@ class PointDraft(_Record):
     source: dict[str, Any] = Field(default_factory=dict)
     """Opaque to the engine; names the recovery point it came from (N8)."""
     previous_point_id: str | None = None
+    copied_from: CopyOrigin | None = None
+    """None for a restore point that a backup made here."""
 
 
 class RestorePoint(PointDraft):

@@ -20,7 +20,7 @@ from repository.errors import InvalidInput
 from repository.extents import Extent, ExtentKind
 from repository.fetching import RANGE_BYTES_MAX, ChunkFetcher, FetchRange, plan_fetches
 from repository.maps import WINDOW_CHUNKS, DiskMap
-from repository.places import Mask, Places, is_zero
+from repository.places import Mask, Places, differ, is_zero
 from repository.ports import Buffer, DiskTarget, Throttle
 from repository.units import MiB
 
@@ -80,6 +80,31 @@ class DiskReader:
             for start, end in pairwise(bounds):
                 kind = ExtentKind.ZERO if zero[start] else ExtentKind.DATA
                 self._add_extent(found, number * WINDOW_CHUNKS + start, end - start, kind)
+        return found
+
+    def extents_changed_since(self, older: DiskReader) -> list[Extent]:
+        """What differs from another state of the same repository, sorted, in whole chunks.
+
+        Everything behind the end of the older state is named. Costs maps only, and of those only
+        the windows that differ. Raises DamagedObject.
+        """
+        found: list[Extent] = []
+        for number in range(self._shape.window_count):
+            known = self._map.window_digests[number]
+            if older._map.window_digests[number : number + 1] == [known]:
+                continue
+            places = self._window(number)
+            changed = np.ones(len(places), dtype=np.bool_)
+            if number < older._shape.window_count:
+                before = older._window(number)
+                shared = min(len(before), len(places))
+                changed[:shared] = differ(before[:shared], places[:shared])
+            kinds = np.where(changed, 1 + is_zero(places), 0).astype(np.int8)
+            edges = np.flatnonzero(np.diff(kinds)) + 1
+            for start, end in pairwise([0, *edges.tolist(), len(kinds)]):
+                if kinds[start]:
+                    kind = ExtentKind.DATA if kinds[start] == 1 else ExtentKind.ZERO
+                    found.append(self._extent(number * WINDOW_CHUNKS + start, end - start, kind))
         return found
 
     def restore_to(
@@ -156,7 +181,7 @@ class DiskReader:
             return
         numbers = np.array([chunk for chunk, _ in wanted])
         for fetch in plan_fetches(numbers, np.array([place for _, place in wanted])):
-            for chunk, plain in self._fetcher.open(fetch, self._fetcher.fetch(fetch)):
+            for chunk, plain in self._fetcher.open(self._fetcher.fetch(fetch)):
                 self._keep(chunk, plain)
                 yield chunk, plain
 
@@ -215,10 +240,10 @@ class _Restore:
         self._controls.check_stop(_WHAT)
         self._controls.acquire(wanted.end_bytes - wanted.start_bytes)
         with counters.timing("read_s"):
-            stored = self._fetcher.fetch(wanted)
-        counters.add(stored_bytes=len(stored), requests=1)
+            fetched = self._fetcher.fetch(wanted)
+        counters.add(stored_bytes=sum(len(part.stored) for part in fetched), requests=len(fetched))
         start_s, write_s, plain_bytes = perf_counter(), 0.0, 0
-        for chunk, plain in self._fetcher.open(wanted, stored):
+        for chunk, plain in self._fetcher.open(fetched):
             self._controls.check_stop(_WHAT)
             write_start_s = perf_counter()
             self._target.write_at(chunk * self._chunk_size_bytes, plain)

@@ -23,10 +23,14 @@ from repository.errors import (
 from repository.extents import Extent
 from repository.fetching import ChunkFetcher
 from repository.findings import VerifyLevel, VerifyProgress, VerifyReport
+from repository.forget import ForgottenPoint, PointLife
+from repository.generations import Generations
 from repository.keyring import KeyRing, KeyWrap, Secret
 from repository.keys import RepositoryKeys, new_master_key
 from repository.layout import REPOSITORY_FILE
+from repository.leases import Lease
 from repository.live import LiveRecords, ReportListing, SessionReports
+from repository.locating import ChunkLocator
 from repository.maps import open_disk_map
 from repository.options import RepositoryOptions
 from repository.packs import ChunkOpener
@@ -63,6 +67,8 @@ class Repository:
         self._catalogue = Catalogue(store, self._records)
         self._reports = SessionReports(store, self._records, clock)
         self.live = LiveRecords(store, self._records)
+        self._life = PointLife(store, self._records, self._catalogue, self.live, clock)
+        self._locator = ChunkLocator(store, self._records)
 
     @classmethod
     def create(
@@ -180,8 +186,15 @@ class Repository:
         errors.
         """
         _refuse_unless_able(self._store, "write")
+        seen = Generations(self._store, self._records).newest_number()
         session = WriteSession(
-            session_id, self._store, self._records, self.options, self._catalogue, self._clock
+            session_id,
+            self._store,
+            self._records,
+            self.options,
+            self._catalogue,
+            Lease(self.live, session_id, seen, self._clock),
+            self._clock,
         )
         try:
             session.load_index()
@@ -191,12 +204,45 @@ class Repository:
         return session
 
     def points(self, vm_id: str | None = None) -> PointListing:
-        """The restore points of one VM, or of all; a damaged record never hides the others."""
+        """The restore points of one VM, or of all; a damaged record never hides the others.
+
+        Forgotten ones are left out: `forgotten` lists those.
+        """
         return self._catalogue.listing(vm_id)
 
     def point(self, point_id: str) -> RestorePoint:
         """One restore point by its id; raises PointNotFound (a KeyError) or DamagedObject."""
         return self._catalogue.point(point_id)
+
+    def forgotten(self, vm_id: str | None = None) -> list[ForgottenPoint]:
+        """The forgotten restore points of one VM, or of all, that may still be brought back."""
+        return self._life.forgotten(vm_id)
+
+    def forget(self, point: RestorePoint, reason: str = "") -> None:
+        """Hide a restore point; nothing is deleted before collection. Durable on return.
+
+        Raises PointHeld, PointInUse while a running session builds on it, or the store's errors.
+        """
+        self._life.forget(point, reason)
+
+    def undelete(self, point: RestorePoint, reason: str = "") -> None:
+        """Bring a forgotten restore point back; nothing happens to one that is not forgotten.
+
+        Raises PointCollected if collection has begun to delete its data, or the store's errors.
+        """
+        self._life.undelete(point, reason)
+
+    def hold(self, point: RestorePoint, reason: str) -> None:
+        """Keep a restore point until it is released, whatever retention says."""
+        self._life.hold(point, reason)
+
+    def release(self, point: RestorePoint, reason: str = "") -> None:
+        """End the hold on a restore point."""
+        self._life.release(point, reason)
+
+    def holds(self, vm_id: str | None = None) -> dict[str, str]:
+        """Why restore points are held, by id."""
+        return self._life.holds(vm_id)
 
     def open_disk(self, point: RestorePoint, disk_id: str) -> DiskReader:
         """One disk of a restore point, to read or restore.
@@ -206,10 +252,16 @@ class Repository:
         record = point.disk(disk_id)
         if record is None:
             raise DiskNotFound(disk_id, point.id, [disk.disk_id for disk in point.disks])
-        disk_map = open_disk_map(self._store, record, self._records.keys, self._records.sealer)
+        disk_map = open_disk_map(
+            self._store,
+            record,
+            self._records.keys,
+            self._records.sealer,
+            self._locator.relocate,
+        )
         codec = ChunkCodec(self.options.compression_level)
         opener = ChunkOpener(self._records.keys, self._records.sealer, codec)
-        fetcher = ChunkFetcher(self._store, opener, disk_map.shape)
+        fetcher = ChunkFetcher(self._store, opener, disk_map.shape, self._locator)
         return DiskReader(disk_map, fetcher, high_latency=self._store.capabilities.high_latency)
 
     def differing_extents(
@@ -256,6 +308,7 @@ class Repository:
 
     def close(self) -> None:
         """Let go of the store; sessions and readers are not used after."""
+        self._locator.close()
         self._store.close()
 
     def __enter__(self) -> Self:

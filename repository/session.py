@@ -13,34 +13,34 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from types import TracebackType
 from typing import Any, Self
 
 from repository.catalogue import Catalogue
 from repository.codec import ChunkCodec
-from repository.concurrency import run_in_order
+from repository.commit_guard import CommitGuard
 from repository.controls import TransferControls
 from repository.counters import TransferCounters
 from repository.disk_writer import BaseDisk, DiskWriter
 from repository.errors import (
-    DamagedObject,
+    CommitFailed,
     InvalidInput,
-    ObjectNotFound,
     RepositoryError,
-    UnsupportedFormat,
 )
 from repository.extents import Extent
+from repository.generations import Generations, pack_ids
 from repository.index import ChunkIndex
-from repository.layout import SEGMENTS, pack_key
+from repository.layout import pack_key
+from repository.leases import Lease
+from repository.locating import learn_chunks
 from repository.maps import open_disk_map
 from repository.options import RepositoryOptions
-from repository.packs import StoredPack
+from repository.packs import ChunkOpener, StoredPack
 from repository.pipeline import Tools
 from repository.points import DiskRecord, DiskSpec, PointDraft, RestorePoint
 from repository.ports import Buffer, DiskSource, Throttle
 from repository.records import RecordCodec
-from repository.segments import Segment, decode_segment, encode_segment
+from repository.segments import encode_segment
 from repository.store import Store
 from repository.units import Clock
 
@@ -71,6 +71,7 @@ class WriteSession:
         records: RecordCodec,
         options: RepositoryOptions,
         catalogue: Catalogue,
+        lease: Lease,
         clock: Clock,
     ) -> None:
         self.session_id = session_id
@@ -78,7 +79,9 @@ class WriteSession:
         self._records = records
         self._options = options
         self._catalogue = catalogue
+        self._lease = lease
         self._clock = clock
+        self._generation = 0
         self._unindexed: list[StoredPack] = []
         self._flushed_at_s = clock.monotonic_s()
         self._guard = threading.Lock()
@@ -96,25 +99,25 @@ class WriteSession:
             batches_in_flight=2 * (cores + _READING_THREADS),
             pack_target_bytes=options.pack_target_bytes,
             store_pack=self._store_pack,
+            keep_alive=lease.keep_alive,
+        )
+        self._guard_of_commits = CommitGuard(
+            store,
+            records,
+            ChunkOpener(records.keys, records.sealer, self._tools.codec),
+            options.pack_target_bytes,
+            lambda pack, pieces: self._store_pack(pack, pieces, TransferCounters()),
+            clock,
         )
 
     def load_index(self) -> None:
-        """Learn what the repository holds. A damaged segment is left out: its chunks are stored again."""
-        keys = [info.key for info in self._store.list(SEGMENTS)]
-        with ThreadPoolExecutor(_INDEX_THREADS, "ahvault-index") as pool:
-            results = run_in_order(pool, self._read_segment, keys, 2 * _INDEX_THREADS)
-            with closing(results):
-                for _, segment in results:
-                    if segment is not None:
-                        self._index.add(segment.places)
-
-    def _read_segment(self, key: str) -> Segment | None:
-        try:
-            stored = self._store.get(key)
-            return decode_segment(key, stored, self._records.keys, self._records.sealer)
-        except (DamagedObject, ObjectNotFound, UnsupportedFormat) as error:
-            _LOG.warning("index segment left out of deduplication: %s", error)
-            return None
+        """Learn what the repository holds, without what collection has condemned."""
+        self._lease.renew()
+        generations = Generations(self._store, self._records)
+        newest = generations.newest()
+        self._generation = newest.number if newest else 0
+        avoided = pack_ids(generations.avoided_by(newest))
+        learn_chunks(self._index, self._store, self._records, avoided)
 
     def write_disk(
         self,
@@ -144,6 +147,8 @@ class WriteSession:
         this transfer have ended, and what was stored is reused by the next attempt.
         """
         controls = TransferControls.of(counters, throttle, stop)
+        if base is not None:
+            self._lease.build_on(base)
         writer = DiskWriter(
             self._store,
             self._tools,
@@ -153,13 +158,14 @@ class WriteSession:
             controls,
         )
         try:
-            return writer.write(
+            record = writer.write(
                 source,
                 extents,
                 read_method=read_method,
                 read_reason=read_reason,
                 source_facts=source_facts or {},
             )
+            return record.model_copy(update={"gc_generation": self._generation})
         finally:
             self._flush_if_due(controls.counters, packs_min=1)
 
@@ -167,10 +173,22 @@ class WriteSession:
         """Make the restore point exist: one object, created last and read back before this returns.
 
         An answer lost on the way is resolved by reading back. Errors: InvalidInput for a draft that
-        cannot be; CommitFailed if what is stored is not what was written; the StoreError family,
-        after which it is unknown whether the point exists: `Repository.points` tells.
+        cannot be; CommitFailed if what is stored is not what was written, or if collection deleted
+        what a disk needs while this process slept; the StoreError family, after which it is unknown
+        whether the point exists: `Repository.points` tells.
         """
-        return self._catalogue.commit(draft, self._clock.now())
+        self._lease.keep_alive()
+        generation, disks = self._guard_of_commits.before(draft.disks)
+        if disks != draft.disks:  # chunks were copied: their packs are indexed before the commit
+            self._flush_if_due(TransferCounters(), packs_min=1)
+        safe = draft.model_copy(update={"disks": disks})
+        point = self._catalogue.commit(safe, self._clock.now(), generation)
+        try:
+            self._guard_of_commits.after(point)
+        except CommitFailed:
+            self._catalogue.withdraw(point, self._clock.now())
+            raise
+        return point
 
     def close(self) -> None:
         """Make what was stored known to later sessions and end the threads."""
@@ -180,6 +198,7 @@ class WriteSession:
             self._compute.shutdown()
             self._uploads.shutdown()
             self._index.close()
+            self._end_lease()
 
     def __enter__(self) -> Self:
         return self
@@ -196,6 +215,12 @@ class WriteSession:
             if error is None:
                 raise
             _LOG.warning("after an error, the index could not be completed: %s", closing_error)
+
+    def _end_lease(self) -> None:
+        try:
+            self._lease.close()
+        except RepositoryError as error:
+            _LOG.warning("the lease could not be ended and will run out by itself: %s", error)
 
     def _base(self, record: DiskRecord | None) -> BaseDisk | None:
         if record is None:
@@ -214,6 +239,7 @@ class WriteSession:
     ) -> None:
         self._store.put_new(pack_key(pack.pack_id), *pieces)
         counters.add(requests=1, stored_bytes=pack.size_bytes)
+        self._lease.keep_alive()
         self._index.add(pack.places)
         with self._guard:
             self._unindexed.append(pack)

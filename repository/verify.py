@@ -38,6 +38,7 @@ from repository.findings import (
 )
 from repository.keyring import read_wrap
 from repository.layout import (
+    HOLDS,
     KEYS,
     LIVE,
     PACKS,
@@ -45,6 +46,7 @@ from repository.layout import (
     REPORTS,
     REPOSITORY_FILE,
     SEGMENTS,
+    TOMBS,
     pack_key,
     point_id_of,
 )
@@ -65,6 +67,7 @@ from repository.segments import decode_segment
 from repository.store import ObjectInfo, Store
 
 _PACKS_AT_ONCE = 3
+_SIDE_RECORDS = ((REPORTS, "report"), (LIVE, "live"), (TOMBS, "tomb"), (HOLDS, "hold"))
 _NO_MARKS: Marks = np.empty(0, dtype=np.uint64)
 _BAD = (DamagedObject, ObjectNotFound, UnsupportedFormat)
 """What reading raises when an object is bad; anything else is the store's trouble and ends the run."""
@@ -177,7 +180,7 @@ class Verifier:
         self._check_object(REPOSITORY_FILE, partial(Description.decode, self._store.url))
         for info in self._store.list(KEYS):
             self._check_object(info.key, partial(read_wrap, info.key))
-        for prefix, kind in ((REPORTS, "report"), (LIVE, "live")):
+        for prefix, kind in _SIDE_RECORDS:
             for info in self._store.list(prefix):
                 self._check_object(info.key, partial(self._records.decode, info.key, kind))
 
