@@ -90,22 +90,33 @@ class DiskReader:
         """
         found: list[Extent] = []
         for number in range(self._shape.window_count):
-            known = self._map.window_digests[number]
-            if older._map.window_digests[number : number + 1] == [known]:
+            changed = self._changed_rows(older, number)
+            if not changed.any():
                 continue
-            places = self._window(number)
-            changed = np.ones(len(places), dtype=np.bool_)
-            if number < older._shape.window_count:
-                before = older._window(number)
-                shared = min(len(before), len(places))
-                changed[:shared] = differ(before[:shared], places[:shared])
-            kinds = np.where(changed, 1 + is_zero(places), 0).astype(np.int8)
+            kinds = np.where(changed, 1 + is_zero(self._window(number)), 0).astype(np.int8)
             edges = np.flatnonzero(np.diff(kinds)) + 1
             for start, end in pairwise([0, *edges.tolist(), len(kinds)]):
                 if kinds[start]:
                     kind = ExtentKind.DATA if kinds[start] == 1 else ExtentKind.ZERO
                     found.append(self._extent(number * WINDOW_CHUNKS + start, end - start, kind))
         return found
+
+    def _changed_rows(self, older: DiskReader, number: int) -> Mask:
+        """Which chunks of a window the older state lacks, or has with other bytes."""
+        changed = np.ones(self._shape.chunks_in_window(number), dtype=np.bool_)
+        if number < older._shape.window_count:
+            known = older._map.window_digests[number]
+            if known == self._map.window_digests[number]:
+                changed[:] = False
+            else:
+                before, after = older._window(number), self._window(number)
+                shared = min(len(before), len(after))
+                changed[:shared] = differ(before[:shared], after[:shared])
+        if self.size_bytes != older.size_bytes:  # the chunk of the shorter end has another length
+            end = min(self.size_bytes, older.size_bytes) // self._shape.chunk_size_bytes
+            if 0 <= end - number * WINDOW_CHUNKS < len(changed):
+                changed[end - number * WINDOW_CHUNKS] = True
+        return changed
 
     def restore_to(
         self,
