@@ -62,7 +62,7 @@ class ClusterOptions:
     cluster_url: Annotated[
         str | None,
         typer.Option(
-            help="Prism Central, for example https://pc.example.com:9440.",
+            help="Prism Central: https://HOST[:PORT].",
             rich_help_panel=_CLUSTER,
             metavar="URL",
         ),
@@ -74,7 +74,7 @@ class ClusterOptions:
     cluster_password_file: Annotated[
         Path | None,
         typer.Option(
-            help="File that holds the password. (Or set AHVAULT_CLUSTER_PASSWORD.)",
+            help="File with the password; a variable can hold it too.",
             rich_help_panel=_CLUSTER,
             metavar="FILE",
         ),
@@ -96,18 +96,16 @@ class ClusterOptions:
         ),
     ] = None
     cluster_verify_tls: Annotated[
-        bool | None,
+        str | None,
         typer.Option(
-            "--cluster-verify-tls/--no-cluster-verify-tls",
-            help="Whether the cluster's certificate is checked (it is by default).",
+            help="Whether the cluster's certificate is checked; it is by default.",
             rich_help_panel=_CLUSTER,
+            metavar="true|false",
         ),
     ] = None
     cluster_prism_element_port: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            max=65535,
             help="Port of Prism Element, where it is not 9440.",
             rich_help_panel=_CLUSTER,
             metavar="PORT",
@@ -164,7 +162,7 @@ class WorkerOptions:
             "--worker",
             help="Worker VM, and where its disks appear if not in /dev; may be repeated.",
             rich_help_panel=_CLUSTER,
-            metavar="VM[=DEVICE_ROOT]",
+            metavar="VM[=ROOT]",
         ),
     ] = None
 

@@ -68,7 +68,7 @@ def test_an_untrusted_certificate(
     assert ended.code == ExitCode.CLUSTER
     assert "is not trusted" in ended.err
     assert "ca_file" in ended.err
-    assert ahvault("vms", "--no-cluster-verify-tls").code == ExitCode.OK
+    assert ahvault("vms", "--cluster-verify-tls", "false").code == ExitCode.OK
 
 
 def test_an_unreachable_cluster(ahvault, configured: Simulator) -> None:
@@ -90,7 +90,11 @@ def test_an_unreachable_cluster(ahvault, configured: Simulator) -> None:
         (["--cluster-ca-file", "/none.pem"], "there is no file /none.pem"),
         (["--cluster-password-file", "/none"], "cannot be read: No such file"),
         (["--cluster-api-key-file", "/dev/null"], "first line is empty"),
-        (["--cluster-prism-element-port", "0"], "greater than or equal to 1"),
+        (["--cluster-verify-tls", "perhaps"], "--cluster-verify-tls: input should be"),
+        (
+            ["--cluster-prism-element-port", "0"],
+            "--cluster-prism-element-port: input should be greater",
+        ),
     ],
 )
 def test_settings_that_cannot_be_right(
