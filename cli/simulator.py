@@ -25,6 +25,11 @@ def simulator(
     size: Annotated[
         float, typer.Option(min=0.01, max=1000, help="Scale of the VMs' disks; 1.0 is a demo.")
     ] = 1.0,
+    seed: Annotated[str, typer.Option(help="Chooses what the disks hold.")] = "ahvault",
+    faults: Annotated[
+        Path | None,
+        typer.Option(help="JSON file that says what goes wrong, and when.", metavar="FILE"),
+    ] = None,
 ) -> None:
     """Serve a simulated Nutanix cluster on this machine, until Ctrl-C or SIGTERM.
 
@@ -33,4 +38,4 @@ def simulator(
     """
     from simulator import serve
 
-    raise typer.Exit(serve(port=port, state=state, size=size))
+    raise typer.Exit(serve(port=port, state=state, size=size, seed=seed, faults=faults))
