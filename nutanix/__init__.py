@@ -27,9 +27,11 @@ from nutanix.errors import (
     PermissionDenied,
     RegionsUnusable,
     RequestInvalid,
+    TargetRefused,
     VmAmbiguous,
     VmNotFound,
 )
+from nutanix.iscsi_disks import IscsiDisk, IscsiPortal, open_iscsi_disks
 from nutanix.models.inventory import Category, Cluster, Host, StorageContainer, Subnet
 from nutanix.models.operations import Operation
 from nutanix.models.recovery_points import (
@@ -86,6 +88,8 @@ __all__ = [
     "FeatureMissing",
     "Finding",
     "Host",
+    "IscsiDisk",
+    "IscsiPortal",
     "Level",
     "LoginRefused",
     "Nic",
@@ -103,6 +107,7 @@ __all__ = [
     "StorageContainer",
     "Subnet",
     "SystemClock",
+    "TargetRefused",
     "Vm",
     "VmAmbiguous",
     "VmAttachment",
@@ -117,5 +122,6 @@ __all__ = [
     "VolumeGroup",
     "diagnose",
     "open_attached_disks",
+    "open_iscsi_disks",
     "rebuild_vm",
 ]

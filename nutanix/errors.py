@@ -20,6 +20,7 @@ NutanixError
 └── DiskError               an attached disk
     ├── DeviceNotFound      no device appeared for it in time (transient)
     ├── DeviceMismatch      the device there is not, or not surely, that disk
+    ├── TargetRefused       the iSCSI target does not let us in
     └── DiskIoError         reading or writing it failed (transient)
 
 No error carries a credential: messages are built from addresses, ids and the cluster's own words.
@@ -277,19 +278,27 @@ class DeviceNotFound(DiskError):
 class DeviceMismatch(DiskError):
     """What is at the place of the disk is not, or not surely, that disk. Nothing was read or written."""
 
-    def __init__(self, disk: str, devices: Sequence[Path], reason: str) -> None:
+    def __init__(self, disk: str, devices: Sequence[Path | str], reason: str) -> None:
         self.disk, self.devices, self.reason = disk, tuple(devices), reason
         found = ", ".join(str(device) for device in devices)
         super().__init__(f"Refusing to use {found} as disk {disk}: {reason}.")
 
 
+class TargetRefused(DiskError):
+    """An iSCSI target refused the login."""
+
+    def __init__(self, portal: str, target: str, reason: str) -> None:
+        self.portal, self.target, self.reason = portal, target, reason
+        super().__init__(f"The iSCSI target {target} at {portal} refused the login: {reason}.")
+
+
 class DiskIoError(DiskError):
-    """Reading or writing an attached disk failed at one place."""
+    """Reading or writing an attached disk failed at one place; `device` is a path or an iSCSI unit."""
 
     is_transient = True
 
     def __init__(
-        self, action: str, disk: str, device: Path, offset_bytes: int, reason: str
+        self, action: str, disk: str, device: Path | str, offset_bytes: int, reason: str
     ) -> None:
         self.action, self.disk, self.device = action, disk, device
         self.offset_bytes, self.reason = offset_bytes, reason

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+from pydantic import SecretStr
 
 from nutanix.answers import Answer, Subject
 from nutanix.api import Api, conditional_request_id, parse
 from nutanix.errors import AnswerUnusable, NotFound
 from nutanix.models.operations import Operation
-from nutanix.models.volume_groups import VmAttachment, VolumeDisk, VolumeDiskSource, VolumeGroup
+from nutanix.models.volume_groups import (
+    IscsiClient,
+    VmAttachment,
+    VolumeDisk,
+    VolumeDiskSource,
+    VolumeGroup,
+)
 from nutanix.models.wire import WireModel, typed
 
 GROUPS = "config/volume-groups"
@@ -96,7 +105,12 @@ class VolumeGroupVerbs(Api):
             if any(each.vm_id == vm_id for each in self._attachments(current)):
                 return
             self._run_action(
-                volume_group_id, "attach-vm", vm_id, index, purpose, current, request_id
+                volume_group_id,
+                "attach-vm",
+                _vm_body(vm_id, index),
+                purpose=purpose,
+                current=current,
+                request_id=request_id,
             )
 
         self._change(lambda: self._get("volumes", GROUPS, volume_group_id, KIND), act)
@@ -117,11 +131,10 @@ class VolumeGroupVerbs(Api):
                     self._run_action(
                         volume_group_id,
                         "detach-vm",
-                        vm_id,
-                        attachment.index,
-                        purpose,
-                        current,
-                        request_id,
+                        _vm_body(vm_id, attachment.index),
+                        purpose=purpose,
+                        current=current,
+                        request_id=request_id,
                     )
 
         try:
@@ -130,8 +143,81 @@ class VolumeGroupVerbs(Api):
             if error.object_id != volume_group_id:
                 raise
 
+    def attach_iscsi_client(
+        self,
+        volume_group_id: str,
+        initiator_name: str,
+        *,
+        chap_secret: SecretStr | None = None,
+        request_id: str | None = None,
+    ) -> str:
+        """Let an iSCSI initiator reach the volume group, and wait; the client's id, for the detach.
+
+        The first attach of an initiator makes the client. Attached already is a success. With
+        `chap_secret` (12 to 16 characters) the target asks for it.
+        """
+        purpose = f"attach volume group {volume_group_id} to iSCSI initiator {initiator_name}"
+        body = typed(
+            "volumes.v4.config.IscsiClient",
+            iscsiInitiatorName=initiator_name,
+            clientSecret=chap_secret.get_secret_value() if chap_secret else None,
+            enabledAuthentications="CHAP" if chap_secret else None,
+        )
+
+        def act(current: Answer) -> None:
+            if self._client_of(current, initiator_name) is None:
+                self._run_action(
+                    volume_group_id,
+                    "attach-iscsi-client",
+                    body,
+                    purpose=purpose,
+                    current=current,
+                    request_id=request_id,
+                )
+
+        self._change(lambda: self._get("volumes", GROUPS, volume_group_id, KIND), act)
+        attached = self._get("volumes", GROUPS, volume_group_id, KIND)
+        client_id = self._client_of(attached, initiator_name)
+        if client_id is None:
+            raise AnswerUnusable(purpose, "its task succeeded, but the initiator is not attached")
+        return client_id
+
+    def detach_iscsi_client(
+        self, volume_group_id: str, client_id: str, *, request_id: str | None = None
+    ) -> None:
+        """Take the volume group away from an iSCSI client, and wait. Detached already is a success."""
+        purpose = f"detach volume group {volume_group_id} from iSCSI client {client_id}"
+
+        def act(current: Answer) -> None:
+            group = parse(VolumeGroup, current.data, "read a volume group")
+            if client_id in group.iscsi_client_ids:
+                self._run_action(
+                    volume_group_id,
+                    "detach-iscsi-client",
+                    typed("volumes.v4.config.IscsiClientAttachment", extId=client_id),
+                    purpose=purpose,
+                    current=current,
+                    request_id=request_id,
+                )
+
+        try:
+            self._change(lambda: self._get("volumes", GROUPS, volume_group_id, KIND), act)
+        except NotFound as error:
+            if error.object_id != volume_group_id:
+                raise
+
+    def _client_of(self, current: Answer, initiator_name: str) -> str | None:
+        """The attached client of this initiator name, if there is one."""
+        group = parse(VolumeGroup, current.data, "read a volume group")
+        for client_id in group.iscsi_client_ids:
+            path = "config/iscsi-clients"
+            client = self._get_model(IscsiClient, "volumes", path, client_id, "iSCSI client")
+            if client.initiator_name == initiator_name:
+                return client.id
+        return None
+
     def delete_volume_group(self, volume_group_id: str, *, request_id: str | None = None) -> None:
-        """Detach a volume group from every VM, delete it with its disks, and wait.
+        """Detach a volume group from every VM and iSCSI client, delete it with its disks, and wait.
 
         One that is gone already is a success.
         """
@@ -159,10 +245,13 @@ class VolumeGroupVerbs(Api):
     def _detach_all(self, volume_group_id: str) -> None:
         for _ in range(DETACH_ROUNDS_MAX):
             attachments = self.vm_attachments(volume_group_id)
-            if not attachments:
+            client_ids = self.volume_group(volume_group_id).iscsi_client_ids
+            if not attachments and not client_ids:
                 return
             for attachment in attachments:
                 self.detach_volume_group(volume_group_id, attachment.vm_id)
+            for client_id in client_ids:
+                self.detach_iscsi_client(volume_group_id, client_id)
 
     def _attachments(self, current: Answer) -> tuple[VmAttachment, ...]:
         """From the volume group itself, or from the older sub-list when it has none (`§16`)."""
@@ -178,23 +267,27 @@ class VolumeGroupVerbs(Api):
         self,
         volume_group_id: str,
         action: str,
-        vm_id: str,
-        index: int | None,
+        body: dict[str, Any],
+        *,
         purpose: str,
         current: Answer,
         request_id: str | None,
-    ) -> None:
+    ) -> Operation:
         operation_id = self._start(
             "POST",
             "volumes",
             f"{GROUPS}/{volume_group_id}/$actions/{action}",
             purpose=purpose,
             subject=Subject(KIND, volume_group_id),
-            body=typed("volumes.v4.config.VmAttachment", extId=vm_id, index=index),
+            body=body,
             etag=current.etag,
             request_id=conditional_request_id(request_id, current.etag),
         )
-        self.wait_for_operation(operation_id, purpose=purpose)
+        return self.wait_for_operation(operation_id, purpose=purpose)
+
+
+def _vm_body(vm_id: str, index: int | None) -> dict[str, Any]:
+    return typed("volumes.v4.config.VmAttachment", extId=vm_id, index=index)
 
 
 def _created_id(operation: Operation, purpose: str) -> str:

@@ -29,6 +29,12 @@ class Cluster(WireModel):
     )
     """Where its Prism Element answers changed regions, without a port."""
 
+    data_services_address: str | None = Field(
+        default=None,
+        validation_alias=AliasPath("network", "externalDataServiceIp", "ipv4", "value"),
+    )
+    """Where it serves volume groups over iSCSI."""
+
     @property
     def is_prism_central(self) -> bool:
         """Prism Central lists itself as a cluster; it holds no VMs."""

@@ -93,6 +93,8 @@ class VolumeGroup(WireModel):
     description: str | None = None
     cluster_id: str | None = Field(default=None, alias="clusterReference")
     usage_type: str | None = None
+    target_name: str | None = None
+    """The last part of its iSCSI target's name."""
     wire_attachments: Annotated[tuple[_AttachmentEntry, ...] | None, Field(alias="attachments")] = (
         None
     )
@@ -100,9 +102,24 @@ class VolumeGroup(WireModel):
     @property
     def vm_attachments(self) -> tuple[VmAttachment, ...]:
         """The VMs it is attached to. Empty before API 4.1; the client then asks the sub-list."""
-        held = [entry.attachment for entry in self.wire_attachments or () if entry.attachment]
         return tuple(
             VmAttachment(volume_group_id=self.id, vm_id=each.ext_id, index=each.index)
-            for each in held
-            if each.ext_id and (each.object_type or "").endswith(".VmAttachment")
+            for each in self._held("VmAttachment")
+            if each.ext_id
         )
+
+    @property
+    def iscsi_client_ids(self) -> tuple[str, ...]:
+        """The iSCSI clients it is attached to."""
+        return tuple(each.ext_id for each in self._held("IscsiClientAttachment") if each.ext_id)
+
+    def _held(self, kind: str) -> list[_WireAttachment]:
+        held = [entry.attachment for entry in self.wire_attachments or () if entry.attachment]
+        return [each for each in held if (each.object_type or "").endswith(f".{kind}")]
+
+
+class IscsiClient(WireModel):
+    """Somebody who may reach volume groups over iSCSI; made by the first attach."""
+
+    id: str = Field(alias="extId")
+    initiator_name: str | None = Field(default=None, alias="iscsiInitiatorName")

@@ -32,6 +32,7 @@ EXAMPLES = [
     e.OperationTimedOut("attach", operation_id="t", status="RUNNING", timeout_s=900),
     e.DeviceNotFound("0 (d)", Path("/dev"), looked_for="disk/by-path/x", timeout_s=60),
     e.DeviceMismatch("0 (d)", [Path("/dev/sdb")], "several devices fit"),
+    e.TargetRefused("192.0.2.9:3260", "iqn.x", "the CHAP secret is wrong or missing"),
     e.DiskIoError("read", "0 (d)", Path("/dev/sdb"), 512, "Input/output error"),
 ]
 
