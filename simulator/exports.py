@@ -39,7 +39,17 @@ class GroupExports:
         )
         secret = client.private.get("client_secret") if asks else None
         name = IQN_PREFIX + group.document["targetName"]
-        return Target(name, lambda: self._open(group.ext_id), secret)
+        return Target(
+            name,
+            lambda: self._open(group.ext_id),
+            secret,
+            is_offered=lambda: self._is_attached(group.ext_id, client.ext_id),
+            trouble=lambda: self._cluster.faults.for_command(name),
+        )
+
+    def _is_attached(self, group_id: str, client_id: str) -> bool:
+        group = self._cluster.documents.find("volume_group", group_id)
+        return group is not None and client_id in group.private["iscsi_clients"]
 
     def _open(self, group_id: str) -> Mapping[int, LogicalUnit]:
         group = self._cluster.require("volume_group", group_id, "volumes")

@@ -115,6 +115,13 @@ class TaskTrouble(Fault):
     delay_s: float = 5.0
 
 
+class WireTrouble(Fault):
+    """A command of an initiator fails, or its connection breaks; `match.path` is the target's name."""
+
+    kind: Literal["iscsi"]
+    how: Literal["dropped", "medium_error", "busy"]
+
+
 class NoDevice(Fault):
     """Disks attached to a worker never show up in its device folder."""
 
@@ -122,7 +129,9 @@ class NoDevice(Fault):
 
 
 RequestFault = Status | Dropped | Half | Slow | StaleTag | Redirect | WrongScope | BadRegions
-AnyFault = Annotated[RequestFault | TaskTrouble | NoDevice, Field(discriminator="kind")]
+AnyFault = Annotated[
+    RequestFault | TaskTrouble | NoDevice | WireTrouble, Field(discriminator="kind")
+]
 
 
 class FaultPlan(BaseModel):
@@ -195,6 +204,11 @@ class FaultPlayer:
         """The trouble that a new task is in, or None."""
         found = self._strike((TaskTrouble,), lambda f: fnmatchcase(operation, f.match.operation))
         return next((f for f in found if isinstance(f, TaskTrouble)), None)
+
+    def for_command(self, target: str) -> Literal["dropped", "medium_error", "busy"] | None:
+        """What happens to the next command of a session with an iSCSI target, or None."""
+        found = self._strike((WireTrouble,), lambda f: fnmatchcase(target, f.match.path))
+        return next((f.how for f in found if isinstance(f, WireTrouble)), None)
 
     def hides_devices(self, vm_name: str) -> bool:
         """Whether what is attached to this worker stays invisible this time."""

@@ -25,7 +25,8 @@ class Settings:
     `newest_minor` caps all namespaces (1 makes a PC 7.3); `answers_version_probe` False gives it the
     404 that PCs below 4.2 answer with. `content_minor` makes the PE speak another minor than the one
     PC was asked in, as PC 7.3.1 does. Request ids and ended
-    tasks are remembered for `memory_s`. Limits of 0 calls per second only show in headers.
+    tasks are remembered for `memory_s`. `redirects_iscsi` makes the data-services address
+    send every login to another portal, as real clusters do. Limits of 0 calls per second only show in headers.
     """
 
     task_s: float = 0.05
@@ -43,6 +44,7 @@ class Settings:
     region_count_max: int = 10_000
     holes_as: Literal["zeroed", "gaps"] = "zeroed"
     ends_regions_with: Literal["zero", "absent"] = "zero"
+    redirects_iscsi: bool = False
     total_limit_per_s: int = 0
     api_limit_per_s: int = 0
     tells_retry_after: bool = True

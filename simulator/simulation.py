@@ -139,10 +139,7 @@ class Simulator:
         self.story = Story(self.cluster)
         self.ca_file, server_file = prepare_certificates(state)
         self._listen(stack, sockets, server_file)
-        portal = Portal(bind_data_services(self._port), GroupExports(self.cluster))
-        portal.start()
-        stack.callback(portal.stop)
-        self.iscsi_portal = portal.address
+        self.iscsi_portal = self._serve_disks(stack)
 
     def _listen(
         self, stack: ExitStack, sockets: tuple[socket.socket, socket.socket], server_file: Path
@@ -173,6 +170,20 @@ class Simulator:
         for listener in listeners:
             stack.callback(listener.ask_to_stop)
         self.pc_url, self.pe_url = urls["central"], urls["element"]
+
+    def _serve_disks(self, stack: ExitStack) -> str:
+        """Open the iSCSI portal, or two of which the first sends to the second; returns the first."""
+        exports = GroupExports(self.cluster)
+        behind: Portal | None = None
+        if self._settings.redirects_iscsi:
+            behind = Portal(bind_data_services(0), exports)
+            behind.start()
+            stack.callback(behind.stop)
+        address = behind.address if behind else None
+        portal = Portal(bind_data_services(self._port), exports, redirects_to=address)
+        portal.start()
+        stack.callback(portal.stop)
+        return portal.address
 
     # -- what a client needs to know -----------------------------------------------------------
 

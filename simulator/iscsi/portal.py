@@ -9,19 +9,20 @@ import secrets
 import socket
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from simulator.iscsi import pdu
 from simulator.iscsi.pdu import FINAL, SEGMENT_BYTES_MAX, Pdu
-from simulator.iscsi.unit import NO_SUCH_UNIT, LogicalUnit, Result
+from simulator.iscsi.unit import BUSY, MEDIUM_ERROR, NO_SUCH_UNIT, LogicalUnit, Result
 
 log = logging.getLogger(__name__)
 
 _WINDOW = 64
 _PORTAL_GROUP = 1
-_AUTHENTICATION_FAILED, _NOT_FOUND = 0x0201, 0x0203
+_MOVED_TEMPORARILY, _AUTHENTICATION_FAILED, _NOT_FOUND = 0x0101, 0x0201, 0x0203
 _OPERATIONAL = {
     "HeaderDigest": "None",
     "DataDigest": "None",
@@ -40,13 +41,22 @@ _OPERATIONAL = {
 }
 
 
+Trouble = Literal["dropped", "medium_error", "busy"]
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What an initiator may log in to: units by number, and the CHAP secret if there is one."""
+    """What an initiator may log in to: units by number, and the CHAP secret if there is one.
+
+    Before every command `is_offered` says whether the target is still there for this initiator, and
+    `trouble` what happens instead of the command.
+    """
 
     name: str
     open_units: Callable[[], Mapping[int, LogicalUnit]]
     chap_secret: str | None = None
+    is_offered: Callable[[], bool] = lambda: True
+    trouble: Callable[[], Trouble | None] = lambda: None
 
 
 class Exports(Protocol):
@@ -58,10 +68,16 @@ class Exports(Protocol):
 
 
 class Portal:
-    """A listening iSCSI portal with a thread per connection."""
+    """A listening iSCSI portal with a thread per connection.
 
-    def __init__(self, listening: socket.socket, exports: Exports) -> None:
-        self._socket, self._exports = listening, exports
+    With `redirects_to`, the address of another portal, it answers logins to targets by sending the
+    initiator there, as the data-services address of a cluster does.
+    """
+
+    def __init__(
+        self, listening: socket.socket, exports: Exports, *, redirects_to: str | None = None
+    ) -> None:
+        self._socket, self._exports, self._redirects_to = listening, exports, redirects_to
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._accept, name="simulator-iscsi", daemon=True)
@@ -99,7 +115,7 @@ class Portal:
 
     def _serve(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        session = Session(connection, self._exports, self.address)
+        session = Session(connection, self._exports, self.address, self._redirects_to)
         try:
             session.run()
         except (pdu.ClosedError, OSError):
@@ -123,8 +139,12 @@ def _shut(connection: socket.socket) -> None:
 class Session:
     """One connection from login to logout."""
 
-    def __init__(self, connection: socket.socket, exports: Exports, address: str) -> None:
+    def __init__(
+        self, connection: socket.socket, exports: Exports, address: str, redirects_to: str | None
+    ) -> None:
         self._connection, self._exports, self._address = connection, exports, address
+        self._redirects_to = redirects_to
+        self._waiting: deque[Pdu] = deque()
         self._keys: dict[str, str] = {}
         self._target: Target | None = None
         self._units: Mapping[int, LogicalUnit] = {}
@@ -150,7 +170,7 @@ class Session:
             pdu.TASK_MANAGEMENT: self._manage,
         }
         while True:
-            request = pdu.receive(self._connection)
+            request = self._waiting.popleft() if self._waiting else pdu.receive(self._connection)
             self._count(request)
             if request.opcode == pdu.LOGOUT:
                 self._reply(pdu.LOGOUT_RESPONSE, request)
@@ -192,7 +212,9 @@ class Session:
             self._keys |= keys
             refusal = self._admit(keys)
             if refusal:
-                self._answer_login(request, 0, [], refusal)
+                place = f"{self._redirects_to},{_PORTAL_GROUP}"
+                said = [("TargetAddress", place)] if refusal == _MOVED_TEMPORARILY else []
+                self._answer_login(request, 0, said, refusal)
                 return False
             stage, following = (request.flags >> 2) & 3, request.flags & 3
             may_go_on = bool(request.flags & FINAL) and (stage == 1 or self._is_trusted)
@@ -210,6 +232,8 @@ class Session:
             self._target = offered.get(self._keys.get("TargetName", ""))
             if self._target is None:
                 return _NOT_FOUND
+            if self._redirects_to is not None:
+                return _MOVED_TEMPORARILY
         secret = self._target.chap_secret if self._target else None
         if secret is None:
             self._is_trusted = True
@@ -288,6 +312,13 @@ class Session:
         self._respond(request, result, 0 if is_write else expected)
 
     def _execute(self, request: Pdu, cdb: bytes, data: bytes) -> Result:
+        if self._target is None or not self._target.is_offered():
+            raise pdu.ClosedError  # it was detached under the session
+        trouble = self._target.trouble()
+        if trouble == "dropped":
+            raise pdu.ClosedError
+        if trouble is not None:
+            return MEDIUM_ERROR if trouble == "medium_error" else BUSY
         unit = self._units.get(request.header[9] | (request.header[8] & 0x3F) << 8)
         return NO_SUCH_UNIT if unit is None else unit.execute(cdb, data)
 
@@ -313,6 +344,8 @@ class Session:
                 piece = pdu.receive(self._connection)
                 if piece.opcode == pdu.DATA_OUT:
                     data += piece.data
+                else:  # the initiator does not wait for one command before it sends the next
+                    self._waiting.append(piece)
         return bytes(data)
 
     def _send_data(self, request: Pdu, data: bytes, expected: int) -> None:

@@ -21,7 +21,10 @@ INITIATOR = "iqn.1993-08.org.debian:01:test"
 
 
 class LoginRefusedError(Exception):
-    """The target said no; the status is the argument."""
+    """The target said no; its status, and where it sends us."""
+
+    def __init__(self, status: str, place: str) -> None:
+        super().__init__(f"{status} {place}".strip())
 
 
 class Initiator:
@@ -62,7 +65,9 @@ class Initiator:
         answer, said = self._receive()
         status = struct.unpack_from(">H", answer, 36)[0]
         if status:
-            raise LoginRefusedError(hex(status))
+            raise LoginRefusedError(
+                hex(status), said.decode().removeprefix("TargetAddress=").strip("\0")
+            )
         return dict(row.split("=", 1) for row in said.decode().split("\0") if row)
 
     def _send(self, header: bytearray, data: bytes = b"") -> None:
@@ -92,14 +97,17 @@ class Initiator:
                 break
         return status, found
 
-    def _command(self, cdb: bytes, expected: int, data: bytes, lun: int) -> tuple[int, bytes]:
+    def start(self, cdb: bytes, direction: int, length: int, lun: int = 0) -> None:
         header = bytearray(48)
-        header[0], header[1] = 0x01, 0x80 | (0x20 if data else 0x40 if expected else 0)
+        header[0], header[1] = 0x01, 0x80 | direction
         header[9] = lun
-        struct.pack_into(">III", header, 16, self.number, len(data) or expected, self.number)
+        struct.pack_into(">III", header, 16, self.number, length, self.number)
         header[32 : 32 + len(cdb)] = cdb
         self.number += 1
         self._send(header)
+
+    def _command(self, cdb: bytes, expected: int, data: bytes, lun: int) -> tuple[int, bytes]:
+        self.start(cdb, 0x20 if data else 0x40 if expected else 0, len(data) or expected, lun)
         found = b""
         while True:
             answer, piece = self._receive()
@@ -140,7 +148,7 @@ class Initiator:
 @contextmanager
 def _session(api: Any, group: str, **options: str) -> Iterator[Initiator]:
     target = f"iqn.2010-06.com.nutanix:{api.get(f'{GROUPS}/{group}')['targetName']}"
-    initiator = Initiator(api.simulator.iscsi_portal)
+    initiator = Initiator(options.pop("portal", api.simulator.iscsi_portal))
     try:
         initiator.log_in(target, **options)
         yield initiator
@@ -217,6 +225,66 @@ def test_a_bad_command_has_a_sense_and_the_session_goes_on(api: Any) -> None:
         assert initiator.command(past, expected=4096)[1][12] == 0x21
         assert initiator.command(bytes([0xC1] + [0] * 15))[1][12] == 0x20
         assert initiator.command(bytes(6), lun=7)[1][12] == 0x25
+        assert initiator.read(512, 512)[:8] == b"EFI PART"
+
+
+def test_a_detached_group_is_gone_from_open_sessions(api: Any) -> None:
+    """After the detachment the next command of a session that was open finds the connection closed."""
+    group = _attached(api, api.snapshot("web01"))
+    with _session(api, group) as initiator:
+        initiator.read(0, 512)
+        client = api.get("/volumes/v4.3/config/iscsi-clients")[0]["extId"]
+        api.do("POST", f"{GROUPS}/{group}/$actions/detach-iscsi-client", json={"extId": client})
+        with pytest.raises((AssertionError, OSError)):
+            initiator.read(0, 512)
+
+
+def test_commands_sent_ahead_are_all_answered(api: Any) -> None:
+    """Reads that arrive while a write is still asked for its data are done after it, in order."""
+    group = _attached(api, api.snapshot("web01"))
+    with _session(api, group) as initiator:
+        initiator.read(0, 512)
+        payload = bytes(range(256)) * 256
+        write = struct.pack(">BBQIBB", 0x8A, 0, 20 * MiB // 512, len(payload) // 512, 0, 0)
+        read = struct.pack(">BBQIBB", 0x88, 0, 20 * MiB // 512, 1, 0, 0)
+        initiator.start(write, 0x20, len(payload))
+        for _ in range(3):
+            initiator.start(read, 0x40, 512)
+        ready, _nothing = initiator._receive()
+        assert ready[0] & 0x3F == 0x31
+        initiator._send_data(ready, payload, 0)
+        opcodes = [initiator._receive() for _ in range(7)]
+        assert [header[0] & 0x3F for header, _data in opcodes] == [0x21] + [0x25, 0x21] * 3
+        assert opcodes[1][1] == payload[:512]
+
+
+def test_a_login_may_be_sent_to_another_portal(open_api: Any) -> None:
+    """With redirection the first portal names the second, and the second lets in."""
+    api = open_api(redirects_iscsi=True)
+    group = _attached(api, api.snapshot("web01"))
+    with (
+        pytest.raises(LoginRefusedError, match=r"0x101 127\.0\.0\.1:") as refused,
+        _session(api, group),
+    ):
+        pass
+    portal = str(refused.value).split()[1].split(",")[0]
+    assert portal != api.simulator.iscsi_portal
+    with _session(api, group, portal=portal) as initiator:
+        assert initiator.read(512, 512)[:8] == b"EFI PART"
+
+
+@pytest.mark.parametrize(("how", "status"), [("medium_error", 2), ("busy", 8)])
+def test_a_command_may_fail_once(api: Any, how: str, status: int) -> None:
+    """A planned fault hits the command it says, and the next one succeeds."""
+    group = _attached(api, api.snapshot("web01"))
+    with _session(api, group) as initiator:
+        initiator.read(0, 512)
+        fault = {"kind": "iscsi", "how": how, "match": {"path": "*on-the-wire*"}, "times": 1}
+        api.simulator.story.set_faults({"faults": [fault]})
+        cdb = struct.pack(">BBQIBB", 0x88, 0, 1, 1, 0, 0)
+        found, sense = initiator.command(cdb, expected=512)
+        assert found == status
+        assert how == "busy" or (sense[2], sense[12]) == (3, 0x11)
         assert initiator.read(512, 512)[:8] == b"EFI PART"
 
 
