@@ -19,7 +19,7 @@ from cli.point_reference import find_disk, find_point, moment_reference
 from cli.progress import open_bar
 
 if TYPE_CHECKING:
-    from repository import DiskReader
+    from repository import DiskReader, TransferCounters
 
 EXAMPLES = """Examples:
 
@@ -93,8 +93,8 @@ def write_image(reader: DiskReader, path: Path) -> dict[str, Any]:
     }
 
 
-def _done_bytes(counters: Any) -> int:
-    return int(counters.new_bytes + counters.zero_bytes)
+def _done_bytes(counters: TransferCounters) -> int:
+    return counters.new_bytes + counters.zero_bytes
 
 
 def _sentence(name: str, file: Path, facts: dict[str, Any]) -> str:
