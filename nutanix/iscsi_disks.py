@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from nutanix.clock import Clock, SystemClock
 from nutanix.errors import DeviceMismatch, DiskError, DiskIoError, TargetRefused
 from nutanix.iscsi_pdu import lun_number
 from nutanix.iscsi_session import Command, IscsiSession, Login, ScsiError, discover
@@ -26,7 +27,10 @@ TRANSFER_BYTES = 1 << 20
 """One SCSI command moves at most this much; longer reads and writes are several at a time."""
 ZEROING_BYTES_MAX = 32 << 20
 ATTEMPTS_MAX = 4
-NEWS_MAX = 10
+PASSING_MAX = 10
+"""How often one command is sent again for news or a busy unit; the pauses add up to about six seconds."""
+BUSY_PAUSE_S = 0.02
+BUSY_PAUSE_S_MAX = 1.0
 _UUID = re.compile(r"[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}")
 
 
@@ -51,9 +55,9 @@ class IscsiDisk:
     command names its place. Errors are `DiskIoError` with disk, offset and unit.
     """
 
-    def __init__(self, label: str, login: Login, lun: int) -> None:
+    def __init__(self, label: str, login: Login, lun: int, *, clock: Clock | None = None) -> None:
         self.label, self.device = label, f"{login.target} unit {lun}"
-        self._login, self._lun = login, lun
+        self._login, self._lun, self._clock = login, lun, clock or SystemClock()
         self._lock = threading.Lock()
         self._session: IscsiSession | None = None
         self.block_bytes = 512
@@ -195,18 +199,22 @@ class IscsiDisk:
         if self._session is None:
             self._session = IscsiSession(self._login)
         pending = list(commands)
-        for _ in range(NEWS_MAX):
+        for attempt in range(PASSING_MAX):
+            if (
+                attempt > 1
+            ):  # News comes once and is over; what still passes by then is a busy unit.
+                self._clock.sleep(min(BUSY_PAUSE_S * 2**attempt, BUSY_PAUSE_S_MAX))
             self._session.run(pending)
             refused = [command for command in pending if command.error is not None]
             pending = []
             for command in refused:
                 error, command.error = command.error, None
-                if error is not None and not error.is_unit_attention:
+                if error is not None and not error.is_passing:
                     raise error
                 pending.append(command)
             if not pending:
                 return
-        raise ConnectionError("the unit does not come to rest")
+        raise ConnectionError("the unit stays busy")
 
     def _drop(self) -> None:
         if self._session is not None:
@@ -268,7 +276,7 @@ def _units(login: Login) -> list[int]:
     try:
         session = IscsiSession(login)
         try:
-            for _ in range(NEWS_MAX):
+            for _ in range(PASSING_MAX):
                 command.error = None
                 session.run([command])
                 if command.error is None:

@@ -37,7 +37,7 @@ REDIRECTS_MAX = 4
 TIMEOUT_S = 60.0
 FIRST_COMMAND = 1
 """Any number will do; the login and the first command after it carry the same."""
-GOOD, CHECK_CONDITION = 0x00, 0x02
+GOOD, BUSY, TASK_SET_FULL = 0x00, 0x08, 0x28
 _READ, _WRITE, _SIMPLE = 0x40, 0x20, 0x01
 _OPERATIONAL = {
     "HeaderDigest": "None",
@@ -57,21 +57,31 @@ _OPERATIONAL = {
 }
 
 
+SENSE_WORDS = {
+    0x02: "it is not ready",
+    0x03: "the medium cannot be read or written there",
+    0x04: "its hardware failed",
+    0x05: "it does not know the command",
+    0x07: "it is write-protected",
+    0x0B: "it aborted the command",
+}
+
+
 class ScsiError(Exception):
-    """A command that the disk refused, with its sense data."""
+    """A command that the disk refused, with its sense data (SPC-4 §4.5)."""
 
     def __init__(self, status: int, sense: bytes) -> None:
         self.status = status
         self.sense_key = sense[2] & 0x0F if len(sense) > 2 else 0
         self.code = (sense[12], sense[13]) if len(sense) > 13 else (0, 0)
-        super().__init__(
-            f"SCSI status {status:#04x}, sense {self.sense_key:x}/{self.code[0]:02x}/{self.code[1]:02x}"
-        )
+        words = SENSE_WORDS.get(self.sense_key, "it refused the command")
+        sense_text = f"sense {self.sense_key:x}/{self.code[0]:02x}/{self.code[1]:02x}"
+        super().__init__(f"{words} (SCSI status {status:#04x}, {sense_text})")
 
     @property
-    def is_unit_attention(self) -> bool:
-        """News rather than a failure: every first command after a login gets one."""
-        return self.sense_key == 0x06
+    def is_passing(self) -> bool:
+        """News after a login (UNIT ATTENTION), or too much to do just now: the same command again."""
+        return self.status in (BUSY, TASK_SET_FULL) or self.sense_key == 0x06
 
     @property
     def is_unsupported(self) -> bool:

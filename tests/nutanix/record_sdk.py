@@ -74,6 +74,15 @@ VERBS = {
     ),
     "POST config/volume-groups/{}/$actions/attach-vm": ("VolumeGroupsApi", "attach_vm"),
     "POST config/volume-groups/{}/$actions/detach-vm": ("VolumeGroupsApi", "detach_vm"),
+    "POST config/volume-groups/{}/$actions/attach-iscsi-client": (
+        "VolumeGroupsApi",
+        "attach_iscsi_client",
+    ),
+    "POST config/volume-groups/{}/$actions/detach-iscsi-client": (
+        "VolumeGroupsApi",
+        "detach_iscsi_client",
+    ),
+    "GET config/iscsi-clients/{}": ("IscsiClientsApi", "get_iscsi_client_by_id"),
 }
 BODIES_WITHOUT_TYPE = {
     "set_recovery_point_expiration_time": "dataprotection.v4.config.ExpirationTimeSpec"

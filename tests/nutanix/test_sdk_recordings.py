@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from nutanix import (
     BlankDisk,
@@ -28,6 +29,8 @@ RECORDING = Path(__file__).parent / "data" / "sdk_requests.json"
 VM, RP, VG, CLUSTER, WORKER, CONTAINER, DISK, VM_RP, DISK_RP, SUBNET, CATEGORY = (
     f"0006555e-0000-0000-185b-{place:012d}" for place in range(11)
 )
+CLIENT = "0006555e-0000-0000-185b-0000000000aa"
+SECRET = SecretStr("secretsecret12")
 REF = DiskRecoveryPointRef(
     recovery_point_id=RP, vm_recovery_point_id=VM_RP, disk_recovery_point_id=DISK_RP
 )
@@ -108,6 +111,12 @@ def script(prism):
              prism.reply(group, headers=tag), prism.reply(group, headers=tag),
              prism.reply(held, headers=tag), prism.reply(held, headers=tag),
              prism.reply(group, headers=tag))  # fmt: skip
+    other = {"extId": "0006555e-0000-0000-185b-0000000000ff"}
+    wired = {"$objectType": "volumes.v4.config.IscsiClientAttachment", "extId": CLIENT}
+    prism.on("GET", f"volume-groups/{other['extId']}$", prism.reply(other, headers=tag),
+             prism.reply({**other, "attachments": [{"attachment": wired}]}, headers=tag))  # fmt: skip
+    prism.on("GET", f"iscsi-clients/{CLIENT}$",
+             prism.reply({"extId": CLIENT, "iscsiInitiatorName": "iqn.a:b"}))  # fmt: skip
     prism.on("GET", f"recovery-points/{RP}$", prism.reply(point, headers=tag))
     prism.on("GET", f"vm-recovery-points/{VM_RP}$", prism.reply({"extId": VM_RP, "vm": CAPTURED}))
     prism.on("POST", "discover-cluster$", prism.reply(place))
@@ -135,6 +144,10 @@ def drive(client):
     client.volume_disks(VG)
     client.volume_groups(name_prefix="g")
     client.detach_volume_group(VG, WORKER)
+    client.attach_iscsi_client(
+        "0006555e-0000-0000-185b-0000000000ff", "iqn.a:b", chap_secret=SECRET
+    )
+    client.detach_iscsi_client("0006555e-0000-0000-185b-0000000000ff", CLIENT)
     rebuilt = rebuild_vm(
         Vm.model_validate(captured.config),
         name="restored",
