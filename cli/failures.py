@@ -24,16 +24,17 @@ def report_failure(error: BaseException, *, as_json: bool, debug: bool) -> ExitC
         say("".join(traceback.format_exception(error)).rstrip())
     say(f"ahvault: {sentence}")
     if as_json:
-        write_json(
-            {
-                "error": {
-                    "class": type(error).__name__,
-                    "exit_code": int(code),
-                    "message": sentence,
-                }
-            }
-        )
+        _write_document(type(error).__name__, code, sentence)
     return code
+
+
+def _write_document(name: str, code: ExitCode, sentence: str) -> None:
+    document = {"error": {"class": name, "exit_code": int(code), "message": sentence}}
+    try:
+        write_json(document)
+    except OSError as error:
+        # A stdout that takes nothing may be what went wrong in the first place.
+        say(f"ahvault: stdout: {_describe_os_error(error)}")
 
 
 def describe(error: BaseException) -> str:

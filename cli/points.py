@@ -79,7 +79,7 @@ def points(
         lambda: _view(chosen, listing, with_disks=disks),
     )
     for record in listing.damaged:
-        output.note(f"ahvault: {record.key} cannot be read: {record.detail}")
+        output.note(f"ahvault: a restore point cannot be read: {record.detail}")
     if listing.damaged:
         raise typer.Exit(ExitCode.DAMAGE)
 

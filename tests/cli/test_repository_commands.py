@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -307,3 +308,38 @@ def test_a_repository_is_not_made_without_a_usable_secret(
     assert ended.code == ExitCode.USAGE
     assert said in ended.err
     assert not (secrets / "new").exists()
+
+
+def test_a_full_stdout_is_no_traceback(stored) -> None:
+    """A result that cannot be written is said on stderr, also when it was to be a document."""
+    for flags in ([], ["--json"]):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-c", "from cli.main import main; main()", "points", *flags],
+                check=False,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+                env={**os.environ, "AHVAULT_REPOSITORY_URL": str(stored.path)},
+            )
+        assert done.returncode == ExitCode.FAILED
+        assert "the file system is full" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_has_enough_ends_the_command_quietly(stored) -> None:
+    """`ahvault points | head -1` says nothing about a broken pipe."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", "from cli.main import main; main()", "points", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "AHVAULT_REPOSITORY_URL": str(stored.path)},
+    )
+    assert child.stdout is not None
+    child.stdout.close()
+    assert child.stderr is not None
+    assert child.stderr.read() == ""
+    child.stderr.close()
+    assert child.wait(60) == 1
