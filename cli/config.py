@@ -207,7 +207,8 @@ def _flag_values(groups: tuple[Any, ...]) -> Values:
                 values.setdefault(section, {})[option.removeprefix(f"{section}_")] = value
     options = values.get("repository", {}).get("storage_options")
     if options is not None:
-        values["repository"]["storage_options"] = dict(_split_pair(option) for option in options)
+        pairs = (split_pair("--repository-storage-option", option) for option in options)
+        values["repository"]["storage_options"] = dict(pairs)
     return values
 
 
@@ -313,10 +314,11 @@ def _read_short_worker(text: str) -> Values:
     return {"vm": vm, "device_root": device_root} if has_root else {"vm": vm}
 
 
-def _split_pair(text: str) -> tuple[str, str]:
+def split_pair(flag: str, text: str) -> tuple[str, str]:
+    """Name and value of an option's `KEY=VALUE`; raises `ConfigInvalid`."""
     key, is_pair, value = text.partition("=")
     if not is_pair or not key:
-        raise ConfigInvalid("--repository-storage-option", text, "write it as KEY=VALUE")
+        raise ConfigInvalid(flag, text, "write it as KEY=VALUE")
     return key, value
 
 

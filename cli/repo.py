@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import repo_keys
+from cli import repo_copy, repo_keys
 from cli.config import load_settings, require_repository_url
 from cli.connections import repository_secret
 from cli.errors import SettingMissing
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Make and look after a repository.", no_args_is_help=True)
 app.add_typer(repo_keys.app, name="keys")
+app.command("copy", epilog=repo_copy.EXAMPLES)(repo_copy.copy)
 
 INIT_EXAMPLES = """Examples:
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from repository.counters import TransferCounters
-from repository.errors import DamagedObject, InvalidInput
+from repository.errors import DamagedObject, InvalidInput, ObjectNotFound
 from repository.extents import Extent
 from repository.points import CopyOrigin, DiskRecord, DiskSpec, PointDraft, RestorePoint
 from repository.ports import Throttle
@@ -42,7 +42,7 @@ class CopyFailure:
     """A restore point that could not be copied because it is damaged; the others were."""
 
     point: RestorePoint
-    error: DamagedObject
+    error: DamagedObject | ObjectNotFound
 
 
 @dataclass(slots=True)
@@ -129,7 +129,7 @@ class _Copier:
             return
         try:
             disks = tuple(self._copied_disk(point, record) for record in point.disks)
-        except DamagedObject as error:
+        except (DamagedObject, ObjectNotFound) as error:
             self.report.failed.append(CopyFailure(point, error))
             return
         copy = self._session.commit(self._draft(point, origin, disks))
@@ -156,7 +156,7 @@ class _Copier:
     def _copied_disk(self, point: RestorePoint, record: DiskRecord) -> DiskRecord:
         try:
             return self._written(point, record, self._base(point, record))
-        except DamagedObject:
+        except (DamagedObject, ObjectNotFound):
             # The earlier state may be what is damaged, here or there: do without it.
             return self._written(point, record, None)
 
