@@ -227,6 +227,36 @@ def test_many_threads_read_one_disk(group):
     assert wrong == []
 
 
+@pytest.mark.parametrize("fault", [{"how": "dropped", "every": 7}, {"how": "busy", "every": 3}])
+def test_wire_trouble_is_survived(sim, group, fault):
+    """Connections that break and units that are busy cost time, not bytes."""
+    group.client.attach_iscsi_client(group.id, IQN)
+    with group.open() as disks:
+        sim.story.set_faults({"faults": [{"kind": "iscsi", **fault}]})
+        try:
+            content = random.Random(9).randbytes(3 * MiB)
+            found = bytearray(3 * MiB)
+            disks[300].write_at(1000, content)
+            disks[300].read_into(1000, found)
+        finally:
+            struck = sim.story.struck_faults()
+            sim.story.set_faults({})
+    assert found == content
+    assert sum(struck) > 0
+
+
+def test_a_bad_medium_is_told(sim, group):
+    """A medium error is no connection trouble: it is told at once, with disk, place and reason."""
+    group.client.attach_iscsi_client(group.id, IQN)
+    with group.open() as disks:
+        sim.story.set_faults({"faults": [{"kind": "iscsi", "how": "medium_error"}]})
+        with pytest.raises(
+            DiskIoError, match=r"read disk 0 .* byte 4096: the medium cannot be read"
+        ):
+            disks[0].read_into(4096, bytearray(512))
+        sim.story.set_faults({})
+
+
 def test_nothing_beyond_the_disk(group):
     """Reads and writes past the end are refused with disk, unit and offset."""
     group.client.attach_iscsi_client(group.id, IQN)
