@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +27,30 @@ def sdk_python(request: pytest.FixtureRequest) -> Path:
     return path
 
 
-@pytest.fixture
-def driven(api: Any, sdk_python: Path) -> dict[str, Any]:
-    """What the SDK found, driven over backup, restore and everything around them."""
-    # The first call meets a 503 and the SDK is expected to try it again, with the same request id.
+@pytest.mark.parametrize("newest_minor", [4, 2])
+def test_the_sdk_types_every_answer_and_knows_every_field(
+    open_api: Callable[..., Any], sdk_python: Path, newest_minor: int
+) -> None:
+    """Over 100 calls of seven namespaces: no untyped value, no unknown field, no wrong type, no wrong result.
+
+    On a PC of 4.2 too, to which the SDK steps down by itself. The first call meets a 503, which it tries again.
+    """
+    api = open_api(newest_minor=newest_minor)
     fault = {"kind": "status", "status": 503, "match": {"path": "/config/clusters"}, "times": 1}
     api.simulator.story.set_faults({"faults": [fault]})
+    found = _drive(api, sdk_python)
+    assert found["problems"] == []
+    assert api.simulator.story.struck_faults() == [1]
+    assert len(found["calls"]) >= 100
+    assert len(set(found["calls"])) >= 60
+    assert {"Vm", "UefiBoot", "VmDisk", "Task", "ChangedRegion"} <= set(found["types"])
+
+
+def _drive(api: Any, sdk_python: Path) -> dict[str, Any]:
+    """What the SDK found over backup, restore and everything around them."""
     ready = json.dumps(dict(api.simulator.describe()))
-    done = subprocess.run(
-        [sdk_python, _SDK / "drive.py", ready],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    command = [sdk_python, _SDK / "drive.py", ready]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
-
-
-def test_the_sdk_types_every_answer_and_knows_every_field(api: Any, driven: dict[str, Any]) -> None:
-    """Over 80 calls of seven namespaces: no untyped value, no unknown field, no wrong object type, no wrong result."""
-    assert driven["problems"] == []
-    assert api.simulator.story.struck_faults() == [1]
-    assert len(set(driven["calls"])) >= 60
-    assert {"Vm", "UefiBoot", "VmDisk", "Task", "ChangedRegion", "VGAttachment"} <= set(
-        driven["types"]
-    )
