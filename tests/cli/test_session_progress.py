@@ -1,0 +1,86 @@
+"""What a session's observer says while it runs, away from a terminal."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from cli.session_progress import LineWatch, ending_line
+from jobs import VmResult
+from repository import TransferCounters
+
+MiB = 1024 * 1024
+
+
+def result(**fields: object) -> VmResult:
+    """The result of one VM."""
+    told = {
+        "vm_id": "v1",
+        "vm_name": "db01",
+        "status": "success",
+        "kind": "full",
+        "started_at": datetime(2026, 11, 23, tzinfo=UTC),
+        "duration_s": 4.2,
+    }
+    return VmResult.model_validate({**told, **fields})
+
+
+def test_one_line_per_vm_sums_its_disks(capsys: pytest.CaptureFixture[str]) -> None:
+    """Disks that have ended stay in the sum, so a VM's progress never goes back."""
+    watch = LineWatch()
+    watch.vm_started("v1", "db01")
+    counters = [TransferCounters(), TransferCounters()]
+    watch.disk_started("v1", "d0", "scsi.0", 10 * MiB, counters[0])
+    watch.disk_started("v1", "d1", "scsi.1", 30 * MiB, counters[1])
+    counters[0].add(read_bytes=10 * MiB)
+    watch.disk_finished("v1", "d0")
+    counters[1].add(read_bytes=10 * MiB)
+    capsys.readouterr()
+    watch.tick()
+    line = capsys.readouterr().err
+    assert line.startswith("db01: 50 % (20.0 MiB of 40.0 MiB), ")
+    assert line.count("\n") == 1
+
+
+def test_a_vm_that_reads_nothing_yet_or_no_more_has_no_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before its first disk there is nothing to say; after its end it is over."""
+    watch = LineWatch()
+    watch.vm_started("v1", "db01")
+    watch.step("v1", "snapshot taken")
+    assert capsys.readouterr().err == "db01: started\ndb01: snapshot taken\n"
+    watch.tick()
+    watch.disk_started("v1", "d0", "scsi.0", MiB, TransferCounters())
+    watch.vm_finished(result())
+    capsys.readouterr()
+    watch.tick()
+    assert capsys.readouterr().err == ""
+
+
+def test_more_read_than_planned_is_never_above_a_hundred(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whole chunks are read, so a disk may read more than its extents promise."""
+    watch = LineWatch()
+    watch.vm_started("v1", "db01")
+    counters = TransferCounters()
+    watch.disk_started("v1", "d0", "scsi.0", MiB, counters)
+    counters.add(read_bytes=3 * MiB)
+    capsys.readouterr()
+    watch.tick()
+    assert "100 % (1.0 MiB of 1.0 MiB)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [
+        (result(), "db01: success, full, 0 B read, 0 B stored in 4.2 s"),
+        (result(kind=None), "db01: success in 4.2 s"),
+        (result(status="failed", error="no worker"), "db01: failed: no worker"),
+    ],
+)
+def test_the_last_line_of_a_vm(told: VmResult, line: str) -> None:
+    """What was done, or why not."""
+    assert ending_line(told) == line
