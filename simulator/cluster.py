@@ -96,6 +96,9 @@ class Cluster:
     def start(self) -> None:
         """Show devices, drop what a kill left without an owner, and take up unfinished tasks."""
         self._drop_unowned_disks()
+        kept = self.documents.find("meta", "clock")
+        if kept is not None:
+            self.clock.advance(max(0.0, kept.document["offset_s"] - self.clock.offset_s))
         workers = [r for r in self.documents.all("vm") if r.private.get("is_worker")]
         self.devices.prepare(r.document["name"] for r in workers)
         for record in workers:
@@ -140,6 +143,12 @@ class Cluster:
                     self.documents.delete("request", request.ext_id)
                 for task in past:
                     self.documents.delete("task", task.ext_id)
+
+    def advance_clock(self, seconds: float) -> None:
+        """Let time pass, also for whoever opens this state directory next."""
+        self.clock.advance(seconds)
+        with self.documents.change():
+            self.documents.put("meta", "clock", {"offset_s": self.clock.offset_s})
 
     def expire_recovery_points(self) -> list[str]:
         """Remove recovery points whose time is over; returns their ids."""

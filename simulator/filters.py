@@ -13,9 +13,9 @@ from datetime import datetime
 from typing import Any
 
 from simulator.clock import parse_stamp
+from simulator.documents import Document
 from simulator.errors import SchemaError
 
-Document = Mapping[str, Any]
 Predicate = Callable[[Document], bool]
 Scope = Mapping[str, Any]
 

@@ -183,8 +183,8 @@ class Story:
         self._do("DeleteRecoveryPoint", {"extId": recovery_point})
 
     def advance_clock(self, seconds: float) -> str:
-        """Let time pass at once; what expires, expires. Returns the new time."""
-        self._cluster.clock.advance(seconds)
+        """Let time pass at once, for good; what expires, expires. Returns the new time."""
+        self._cluster.advance_clock(seconds)
         self._cluster.expire_recovery_points()
         return self._cluster.clock.now().isoformat()
 

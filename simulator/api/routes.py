@@ -83,7 +83,7 @@ class Call:
             test = parse_filter(text, filters)
             found = [d for d in found if test(d)]
         if text := self.query.get("$orderby"):
-            found = parse_order(text, orders)([*found])  # type: ignore[assignment]
+            found = parse_order(text, orders)(found)
         page, limit = self._number("$page", 0, 0, 10**9), self._number("$limit", 50, 1, 100)
         cut = found[page * limit : (page + 1) * limit]
         if names := self.query.get("$select"):

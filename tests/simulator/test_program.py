@@ -130,6 +130,15 @@ def _wait(task: Callable[[], dict[str, Any]]) -> None:
     raise AssertionError("the task did not end")
 
 
+def test_time_does_not_run_backwards_over_a_restart(fresh_state: Path) -> None:
+    """What was let pass stays passed for the next simulator over the same state."""
+    with Simulator(state=fresh_state) as first:
+        first.story.advance_clock(10_000)
+        before = first.clock.now()
+    with Simulator(state=fresh_state) as second:
+        assert second.clock.now() >= before
+
+
 def test_a_state_directory_has_one_simulator(
     fresh_state: Path, open_api: Callable[..., Any]
 ) -> None:
