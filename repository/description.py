@@ -68,7 +68,7 @@ class Description:
                 ),
                 master_key=_plain_master_key(url, record["encryption"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DamagedObject(REPOSITORY_FILE, f"its members cannot be ({error})") from error
 
 
