@@ -5,6 +5,8 @@ write session; list, read, restore and verify them. Knows nothing of Nutanix or 
 repository can be restored from with neither.
 """
 
+from repository.collect import CollectProgress, CollectReport, CollectStage
+from repository.collect_plan import CollectSettings
 from repository.copy import CopyFailure, CopyReport, PointCopy, copy_points
 from repository.counters import TransferCounters, TransferFigures
 from repository.errors import (
@@ -85,6 +87,10 @@ from repository.units import Clock, SystemClock
 
 __all__ = [
     "Clock",
+    "CollectProgress",
+    "CollectReport",
+    "CollectSettings",
+    "CollectStage",
     "CollectionRefused",
     "CommitFailed",
     "Concerned",

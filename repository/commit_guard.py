@@ -83,7 +83,7 @@ class CommitGuard:
                 self._refuse_if_swept(point, generation)
 
     def _refuse_if_swept(self, point: RestorePoint, generation: Generation) -> None:
-        gone = self._generations.gone_after(self._generations.read(generation.number))
+        gone = self._generations.gone_after(self._generations.newest())
         index = known_chunks(self._store, self._records, pack_ids(gone))
         try:
             safe = all(self._is_whole(disk, gone, index) for disk in point.disks)

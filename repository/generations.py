@@ -28,7 +28,7 @@ from repository.layout import GENERATIONS, PACKS, generation_key
 from repository.points import ObjectRef
 from repository.records import RecordCodec
 from repository.store import ObjectInfo, Store
-from repository.tables import describe_schema, open_table
+from repository.tables import describe, open_table
 
 _RecordT = TypeVar("_RecordT", bound="_Record")
 _PLAN = "plan.json"
@@ -141,8 +141,12 @@ class Generations:
         return self.decide(number, Outcome(decided_at=now, sweep=False, reason=reason))
 
     def finish(self, number: int, now: dt.datetime) -> None:
-        """Say that everything is deleted."""
+        """Say that everything is deleted, and remove lists that newer ones contain."""
         self._create(number, _DONE, {"at": now.isoformat()})
+        for info in list(self._store.list(GENERATIONS)):
+            folder, _, name = info.key.removeprefix(GENERATIONS).partition("/")
+            if name.endswith(".parquet") and folder < f"{number:010d}":
+                self._store.delete(info.key)
 
     def put_list(self, number: int, objects: Iterable[ObjectInfo]) -> ObjectRef:
         """Store a list of objects beside a generation; durable on return."""
@@ -152,12 +156,14 @@ class Generations:
                 pa.array([info.key for info in listed], pa.string()),
                 pa.array([info.size_bytes for info in listed], pa.uint64()),
             ],
-            schema=describe_schema(
-                _SCHEMA, {"kind": "list", "repository": self._records.keys.repository_id.hex}
-            ),
+            schema=_SCHEMA,
         )
         sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd", use_dictionary=False, store_schema=False)
+        options = {"compression": "zstd", "use_dictionary": False, "store_schema": False}
+        with pq.ParquetWriter(sink, _SCHEMA, **options) as writer:
+            writer.write_table(table)
+            identity = self._records.keys.repository_id.hex
+            describe(writer, {"kind": "list", "repository": identity})
         key = generation_key(number, f"{uuid.uuid4().hex}.parquet")
         stored = bytes(self._records.sealer.close_object(key, sink.getvalue()))
         create(self._store, key, stored)
@@ -174,6 +180,10 @@ class Generations:
         table = file.read()
         names, sizes = table["name"].to_pylist(), table["size_bytes"].to_pylist()
         return [ObjectInfo(name, size) for name, size in zip(names, sizes, strict=True)]
+
+    def check(self, key: str, stored: bytes) -> None:
+        """Prove one of the records; raises DamagedObject or UnsupportedFormat."""
+        self._records.decode(key, _kind(key.rpartition("/")[2]), stored)
 
     def gone_after(self, generation: Generation | None) -> set[str]:
         """Names of everything that was deleted, or decided to be, up to this generation."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Generator, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -96,6 +97,8 @@ class ChunkLocator:
                 return places
             if self._index is None:
                 self._index = known_chunks(self._store, self._records, self._gone)
+                # A repository is often dropped without being closed; its temporary file goes too.
+                weakref.finalize(self, self._index.close)
             found = self._index.find([places["id"][row].tobytes() for row in lost])
         moved = places.copy()
         for row, place in zip(lost.tolist(), found, strict=True):

@@ -5,11 +5,15 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from repository.catalogue import Catalogue
 from repository.codec import ChunkCodec
+from repository.collect import Collector, CollectProgress, CollectReport
+from repository.collect_plan import CollectSettings
+from repository.collect_plan import Tools as CollectTools
 from repository.description import Description, features_needed
 from repository.errors import (
     DiskNotFound,
@@ -44,6 +48,7 @@ from repository.session import WriteSession
 from repository.store import Store
 from repository.stores import open_store
 from repository.units import Clock, SystemClock
+from repository.usage import ReferenceCache
 from repository.verify import Verifier
 
 
@@ -244,6 +249,42 @@ class Repository:
         """Why restore points are held, by id."""
         return self._life.holds(vm_id)
 
+    def collect(
+        self,
+        settings: CollectSettings | None = None,
+        *,
+        dry_run: bool = False,
+        cache: Path | None = None,
+        on_progress: Callable[[CollectProgress], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> CollectReport:
+        """Carry collection on by one step: plan a generation, or sweep the one that is planned.
+
+        Safe beside running sessions; can be stopped or killed anywhere and called again. `cache` is
+        a folder for what was learnt of disk maps: with it only new maps are read. A dry run writes
+        nothing. Raises CollectionRefused if anything does not add up (then nothing was deleted),
+        Stopped, UnsupportedFormat, or the store's errors.
+        """
+        _refuse_unless_able(self._store, "delete")
+        tools = self._collect_tools(cache, stop)
+        return Collector(tools, settings or CollectSettings(), on_progress).run(dry_run=dry_run)
+
+    def cancel_collection(self, reason: str) -> CollectReport:
+        """Give up the generation that is planned and not yet decided; nothing of it is deleted."""
+        return Collector(self._collect_tools(None, None), CollectSettings()).cancel(reason)
+
+    def _collect_tools(self, cache: Path | None, stop: threading.Event | None) -> CollectTools:
+        return CollectTools(
+            store=self._store,
+            records=self._records,
+            catalogue=self._catalogue,
+            live=self.live,
+            clock=self._clock,
+            cache=ReferenceCache(cache),
+            stop=stop or threading.Event(),
+            pack_target_bytes=self.options.pack_target_bytes,
+        )
+
     def open_disk(self, point: RestorePoint, disk_id: str) -> DiskReader:
         """One disk of a restore point, to read or restore.
 
@@ -289,10 +330,12 @@ class Repository:
         Damage is reported, never raised. Raises Stopped, or the store's errors where the store
         itself fails.
         """
+        self._locator.look_again()
         verifier = Verifier(
             self._store,
             self._records,
             self._catalogue,
+            self._locator,
             on_progress=on_progress,
             stop=stop or threading.Event(),
         )

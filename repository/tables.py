@@ -55,9 +55,3 @@ def open_table(key: str, kind: str, source: Any, schema: pa.Schema) -> tuple[pq.
     if description.get("kind") != kind or table.schema_arrow.remove_metadata() != schema:
         raise DamagedObject(key, f"it is no {kind}")
     return table, description
-
-
-def describe_schema(schema: pa.Schema, description: Mapping[str, Any]) -> pa.Schema:
-    """The schema with the document attached, for a table that is written at once."""
-    text = json.dumps({"format": FORMAT, **description}, separators=(",", ":"))
-    return schema.with_metadata({_METADATA_KEY: text.encode()})

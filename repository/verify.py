@@ -36,8 +36,10 @@ from repository.findings import (
     VerifyProgress,
     VerifyReport,
 )
+from repository.generations import Generations
 from repository.keyring import read_wrap
 from repository.layout import (
+    GENERATIONS,
     HOLDS,
     KEYS,
     LIVE,
@@ -50,6 +52,7 @@ from repository.layout import (
     pack_key,
     point_id_of,
 )
+from repository.locating import ChunkLocator
 from repository.maps import DiskMap, open_disk_map
 from repository.packs import ChunkOpener, places_of, read_pack_table
 from repository.places import Mask, Places
@@ -91,6 +94,7 @@ class Verifier:
         store: Store,
         records: RecordCodec,
         catalogue: Catalogue,
+        locator: ChunkLocator,
         *,
         on_progress: Callable[[VerifyProgress], None] | None,
         stop: threading.Event,
@@ -98,6 +102,7 @@ class Verifier:
         self._store = store
         self._records = records
         self._catalogue = catalogue
+        self._locator = locator
         self._on_progress = on_progress
         self._stop = stop
         self._opener = ChunkOpener(records.keys, records.sealer, ChunkCodec(level=1))
@@ -183,6 +188,10 @@ class Verifier:
         for prefix, kind in _SIDE_RECORDS:
             for info in self._store.list(prefix):
                 self._check_object(info.key, partial(self._records.decode, info.key, kind))
+        generations = Generations(self._store, self._records)
+        for info in self._store.list(GENERATIONS):
+            if info.key.endswith(".json"):
+                self._check_object(info.key, partial(generations.check, info.key))
 
     def _check_object(self, key: str, decode: Callable[[bytes], object]) -> None:
         self._check_stop()
@@ -205,7 +214,7 @@ class Verifier:
 
     def _open_map(self, state: DiskState) -> DiskMap:
         keys, sealer = self._records.keys, self._records.sealer
-        return open_disk_map(self._store, state.record, keys, sealer)
+        return open_disk_map(self._store, state.record, keys, sealer, self._locator.relocate)
 
     def _check_presence(self, references: References, *, all_packs: bool) -> list[ObjectInfo]:
         """The packs to read further, after comparing the listing with what is needed."""

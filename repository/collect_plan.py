@@ -1,0 +1,352 @@
+"""Planning a generation: what nothing needs any more, and what is worth rewriting.
+
+The order of looking is part of the safety argument in `collect.py`: first the packs and maps that
+there are, then the leases, then the restore points until no new one appears, and last the segments.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from repository.catalogue import Catalogue
+from repository.errors import CollectionRefused, DamagedObject, RepositoryError, Stopped
+from repository.layout import MAPS, PACKS, POINTS, SEGMENTS, pack_key, point_id_of
+from repository.leases import OpenLease, open_leases
+from repository.live import LiveRecords
+from repository.locating import read_segments
+from repository.maps import open_disk_map
+from repository.marks import HOLD_MARKS, TOMB_MARKS, MarkName, Marks
+from repository.places import Places
+from repository.points import DiskRecord, RestorePoint
+from repository.records import RecordCodec
+from repository.references import disk_states
+from repository.rewriting import Rewriter, rows_of_pack
+from repository.segments import Segment
+from repository.store import ObjectInfo, Store
+from repository.units import Clock, MiB
+from repository.usage import Needed, ReferenceCache, Refs, Usage, measure, references_of
+
+_SEGMENT_DEAD_SHARE_MAX = 0.25
+
+
+class CollectSettings(BaseModel):
+    """How collection goes about it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    undelete_hours: float = Field(
+        default=7 * 24,
+        ge=0,
+        description="How long a forgotten restore point can be brought back before a plan drops it.",
+    )
+    grace_hours: float = Field(
+        default=48,
+        ge=0,
+        description="How long a plan rests before its sweep. Less than 24: only while no session "
+        "at all is running.",
+    )
+    rewrite_dead_percent: int = Field(
+        default=25,
+        ge=1,
+        le=100,
+        description="Packs with a larger share of dead bytes are rewritten.",
+    )
+    rewrite_bytes_max: int = Field(
+        default=8192 * MiB, ge=0, description="Read no more than this to rewrite packs in one run."
+    )
+    is_only_collector: bool = Field(
+        default=False,
+        description="The operator's word that nobody else collects at the same time, for stores "
+        "that cannot create objects exclusively.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What planning and sweeping share."""
+
+    store: Store
+    records: RecordCodec
+    catalogue: Catalogue
+    live: LiveRecords
+    clock: Clock
+    cache: ReferenceCache
+    stop: threading.Event
+    pack_target_bytes: int
+
+    def check_stop(self) -> None:
+        """Raise Stopped once the stop event is set."""
+        if self.stop.is_set():
+            raise Stopped("the collection")
+
+    def leases(self) -> list[OpenLease]:
+        """The sessions that may be running."""
+        return open_leases(self.live, self.clock.now())
+
+
+@dataclass(slots=True)
+class Points:
+    """The restore points there are, looked at until no new one appears."""
+
+    kept: list[RestorePoint] = field(default_factory=list)
+    dropped: list[RestorePoint] = field(default_factory=list)
+
+    def kept_ids(self) -> tuple[str, ...]:
+        return tuple(point.id for point in self.kept)
+
+
+IsDropped = Callable[[RestorePoint, MarkName | None], bool]
+
+
+def look_at_points(tools: Tools, gone: set[str], is_dropped: IsDropped) -> tuple[Points, Refs]:
+    """All restore points, and the references of those kept.
+
+    Listed again until nothing new appears, marks included. Raises CollectionRefused for a record or
+    a map that cannot be read, and for a point whose predecessor is missing without having been
+    collected: then the listing was not complete.
+    """
+    needed = Needed()
+    measured: set[str] = set()
+    while True:
+        points = _listed_points(tools, is_dropped)
+        new = [point for point in points.kept if point.id not in measured]
+        _check_chains([*points.kept, *points.dropped], gone)
+        if not new:
+            return points, needed.all()
+        for state in disk_states(new):
+            tools.check_stop()
+            needed.add(_references(tools, state.record))
+        measured |= {point.id for point in new}
+
+
+def _listed_points(tools: Tools, is_dropped: IsDropped) -> Points:
+    keys = [info.key for info in tools.store.list(POINTS)]
+    tombs = Marks(tools.store, tools.records, TOMB_MARKS).marked()
+    points = Points()
+    for key in keys:
+        tools.check_stop()
+        try:
+            point = tools.catalogue.read(key)
+        except RepositoryError as error:
+            raise CollectionRefused(f"a restore point cannot be read: {error}") from error
+        dropped = is_dropped(point, tombs.get(point.id))
+        (points.dropped if dropped else points.kept).append(point)
+    return points
+
+
+def _check_chains(points: Sequence[RestorePoint], gone: set[str]) -> None:
+    known = {point.id for point in points}
+    known |= {point_id_of(name) for name in gone if name.startswith(POINTS)}
+    for point in points:
+        if point.previous_point_id is not None and point.previous_point_id not in known:
+            raise CollectionRefused(
+                f"restore point {point.id} names {point.previous_point_id} as its predecessor, "
+                "which is not listed and was never collected: the listing is not complete"
+            )
+
+
+def _references(tools: Tools, record: DiskRecord) -> Refs:
+    refs = tools.cache.get(record)
+    if refs is None:
+        keys, sealer = tools.records.keys, tools.records.sealer
+        try:
+            refs = references_of(open_disk_map(tools.store, record, keys, sealer))
+        except RepositoryError as error:
+            raise CollectionRefused(f"a disk map cannot be read: {error}") from error
+        tools.cache.put(record, refs)
+    return refs
+
+
+@dataclass(slots=True)
+class Draft:
+    """A plan before it is published."""
+
+    points: Points
+    condemned: dict[str, ObjectInfo] = field(default_factory=dict)
+    rewritten_packs: int = 0
+    rewritten_bytes: int = 0
+    """Read of packs to be rewritten."""
+    stored_bytes: int = 0
+    """Written in their place."""
+    skipped_packs: int = 0
+    """Packs that were to be rewritten and cannot be read."""
+
+    def condemn(self, infos: Sequence[ObjectInfo]) -> None:
+        self.condemned.update({info.key: info for info in infos})
+
+
+class Planner:
+    """Makes one plan; with `dry_run` it only counts."""
+
+    def __init__(self, tools: Tools, settings: CollectSettings, gone: set[str]) -> None:
+        self._tools = tools
+        self._settings = settings
+        self._gone = gone
+        self._tombs = Marks(tools.store, tools.records, TOMB_MARKS)
+
+    def draft(self, *, session: str, dry_run: bool) -> Draft:
+        """What to condemn. Rewrites packs, durably, unless it is a dry run."""
+        store = self._tools.store
+        packs = {bytes.fromhex(i.key.rpartition("/")[2]): i for i in store.list(PACKS)}
+        maps = {info.key: info for info in store.list(MAPS)}
+        leases = self._tools.leases()
+        points, refs = look_at_points(self._tools, self._gone, self._is_dropped)
+        usage = measure(
+            refs,
+            lambda: read_segments(store, self._tools.records),
+            packs.keys(),
+            lambda pack_id: store.stat(pack_key(pack_id)) is not None,
+            {pack_id for pack_id in packs if pack_key(pack_id) in self._gone},
+        )
+        draft = Draft(points)
+        self._condemn_points(draft)
+        self._condemn_maps(draft, maps, has_leases=bool(leases))
+        running = {lease.session_id for lease in leases}
+        self._condemn_packs(draft, packs, usage, running)
+        self._rewrite(draft, packs, usage, running, refs, session=session, dry_run=dry_run)
+        self._tools.cache.keep_only(disk for point in points.kept for disk in point.disks)
+        return draft
+
+    def _is_dropped(self, _point: RestorePoint, tomb: MarkName | None) -> bool:
+        """Whether the time to bring a forgotten point back is over; a damaged tomb keeps it."""
+        if tomb is None:
+            return False
+        try:
+            forgotten_at = self._tombs.read(tomb).at
+        except DamagedObject:
+            return False
+        window = dt.timedelta(hours=self._settings.undelete_hours)
+        return self._tools.clock.now() - forgotten_at >= window
+
+    def _condemn_points(self, draft: Draft) -> None:
+        """The records of dropped points, and every mark on points that are no more."""
+        store, records = self._tools.store, self._tools.records
+        keys = {point.key for point in draft.points.dropped}
+        draft.condemn([info for info in store.list(POINTS) if info.key in keys])
+        over = {point.id for point in draft.points.dropped}
+        over |= {point_id_of(name) for name in self._gone if name.startswith(POINTS)}
+        for family in (TOMB_MARKS, HOLD_MARKS):
+            names = Marks(store, records, family).names()
+            draft.condemn([ObjectInfo(n.key, 0) for n in names if n.point_id in over])
+
+    def _condemn_maps(self, draft: Draft, maps: dict[str, ObjectInfo], *, has_leases: bool) -> None:
+        """Maps of dropped points; while nobody writes, all others that no point names, too."""
+        kept = {ref.key for p in draft.points.kept for disk in p.disks for ref in disk.maps}
+        dropped = {ref.key for p in draft.points.dropped for disk in p.disks for ref in disk.maps}
+        candidates = maps.keys() & dropped if has_leases else maps.keys()
+        draft.condemn([maps[key] for key in candidates if key not in kept])
+
+    def _condemn_packs(
+        self, draft: Draft, packs: dict[bytes, ObjectInfo], usage: Usage, running: set[str]
+    ) -> None:
+        """Packs that hold nothing needed, but for those that a running session may refer to."""
+        for pack_id, info in packs.items():
+            use = usage.packs.get(pack_id)
+            if info.key in self._gone:
+                draft.condemn([info])  # deleted before, and here again
+            elif use is None:
+                if not running and pack_id not in usage.unindexed:
+                    draft.condemn([info])
+            elif not use.needed_bytes and not use.sessions & running:
+                draft.condemn([info])
+
+    def _rewrite(
+        self,
+        draft: Draft,
+        packs: dict[bytes, ObjectInfo],
+        usage: Usage,
+        running: set[str],
+        refs: Refs,
+        *,
+        session: str,
+        dry_run: bool,
+    ) -> None:
+        worth = self._worth_rewriting(packs, usage, running)
+        rewriter = Rewriter(
+            self._tools.store,
+            self._tools.records,
+            self._tools.pack_target_bytes,
+            session,
+            self._tools.check_stop,
+        )
+        rows = {} if dry_run or not worth else self._rows(worth)
+        for pack_id in worth:
+            self._tools.check_stop()
+            if not dry_run and not rewriter.copy_pack(rows[pack_id], refs):
+                draft.skipped_packs += 1
+                continue
+            draft.rewritten_packs += 1
+            draft.rewritten_bytes += packs[pack_id].size_bytes
+            draft.condemn([packs[pack_id]])
+        if not dry_run:
+            rewriter.finish()
+        self._rewrite_segments(draft, usage, running, rewriter, dry_run=dry_run)
+        draft.stored_bytes = rewriter.stored_bytes
+
+    def _worth_rewriting(
+        self, packs: dict[bytes, ObjectInfo], usage: Usage, running: set[str]
+    ) -> list[bytes]:
+        """Packs with more dead bytes than allowed, the deadest first, within the byte budget."""
+        share_max = self._settings.rewrite_dead_percent / 100
+        candidates = [
+            pack_id
+            for pack_id, use in usage.packs.items()
+            if pack_id in packs
+            and packs[pack_id].key not in self._gone
+            and use.needed_bytes
+            and use.dead_share > share_max
+            and not use.sessions & running
+        ]
+        candidates.sort(key=lambda pack_id: (-usage.packs[pack_id].dead_share, pack_id))
+        chosen, left_bytes = [], self._settings.rewrite_bytes_max
+        for pack_id in candidates:
+            left_bytes -= packs[pack_id].size_bytes
+            if left_bytes < 0:
+                break
+            chosen.append(pack_id)
+        return chosen
+
+    def _rows(self, wanted: Sequence[bytes]) -> dict[bytes, Places]:
+        rows: dict[bytes, Places] = {}
+        for _, segment in self._segments():
+            for pack_id in segment.pack_sizes_bytes.keys() & set(wanted):
+                rows[pack_id] = rows_of_pack(segment.places, pack_id)
+        return rows
+
+    def _segments(self) -> Iterator[tuple[str, Segment]]:
+        for key, segment in read_segments(self._tools.store, self._tools.records):
+            if isinstance(segment, RepositoryError):
+                raise CollectionRefused(f"an index segment cannot be read: {segment}")
+            yield key, segment
+
+    def _rewrite_segments(
+        self, draft: Draft, usage: Usage, running: set[str], rewriter: Rewriter, *, dry_run: bool
+    ) -> None:
+        """Condemn segments of which too much is dead, after indexing the rest of them anew."""
+        dead = {
+            pack_id
+            for pack_id in usage.packs
+            if pack_key(pack_id) in draft.condemned or pack_key(pack_id) in self._gone
+        }
+        stale = {
+            use.key
+            for use in usage.segments
+            if use.session not in running
+            and len(use.packs & dead) > len(use.packs) * _SEGMENT_DEAD_SHARE_MAX
+        }
+        if not stale:
+            return
+        if not dry_run:
+            kept = (
+                (segment.places, segment.pack_sizes_bytes)
+                for key, segment in self._segments()
+                if key in stale
+            )
+            rewriter.copy_segments(kept, dead)
+        listed = self._tools.store.list(SEGMENTS)
+        draft.condemn([info for info in listed if info.key in stale])

@@ -1,0 +1,128 @@
+"""Copying what is still needed out of packs and segments that are mostly dead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence, Set
+
+import numpy as np
+
+from repository.codec import ChunkCodec
+from repository.errors import DamagedObject, ObjectNotFound
+from repository.layout import pack_key
+from repository.packs import ChunkOpener, PackBuilder, StoredPack
+from repository.places import Places, id_prefixes, in_packs
+from repository.ports import Buffer
+from repository.records import RecordCodec
+from repository.segments import encode_segment
+from repository.store import Store
+from repository.usage import Refs, among
+
+SEGMENT_ROWS_MAX = 400_000
+
+
+class Rewriter:
+    """Copies needed chunks into new packs, and index rows into new segments."""
+
+    def __init__(
+        self,
+        store: Store,
+        records: RecordCodec,
+        pack_target_bytes: int,
+        session: str,
+        check_stop: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._records = records
+        self._pack_target_bytes = pack_target_bytes
+        self._session = session
+        self._check_stop = check_stop
+        self._opener = ChunkOpener(records.keys, records.sealer, ChunkCodec(level=1))
+        self._builder = PackBuilder(records.keys, records.sealer)
+        self._packs: list[StoredPack] = []
+        self._copied: set[bytes] = set()
+        self.stored_bytes = 0
+        self.requests = 0
+
+    def copy_pack(self, places: Places, refs: Refs) -> bool:
+        """Copy the needed chunks of one pack, given all its rows; False if one cannot be read.
+
+        Needed is what any reference names, wherever it says that the chunk lies: after an earlier
+        move it says so wrongly.
+        """
+        needed = places[among(id_prefixes(places), np.unique(refs["id"]))]
+        pack_id = places["pack"][0].tobytes()
+        opener = self._opener.for_pack(pack_id)
+        payloads = []
+        try:
+            stored = memoryview(self._store.get(pack_key(pack_id)))
+            self.requests += 1
+            for place in needed:
+                start, length = int(place["offset"]), int(place["length"])
+                chunk_id = place["id"].tobytes()
+                payload = opener.payload(chunk_id, stored[start : start + length])
+                payloads.append((chunk_id, *payload))
+        except (DamagedObject, ObjectNotFound):
+            return False  # verify tells; a damaged pack is nobody's to delete
+        for chunk in payloads:
+            self._append(*chunk)
+        return True
+
+    def _append(self, chunk_id: bytes, plain_bytes: int, codec: int, payload: Buffer) -> None:
+        self._check_stop()
+        if chunk_id in self._copied:
+            return
+        self._copied.add(chunk_id)
+        self._builder.append(chunk_id, plain_bytes, codec, payload)
+        if self._builder.size_bytes >= self._pack_target_bytes:
+            self._send()
+
+    def _send(self) -> None:
+        if not len(self._builder):
+            return
+        pack, pieces = self._builder.finish()
+        self._store.put_new(pack_key(pack.pack_id), *pieces)
+        self.stored_bytes += pack.size_bytes
+        self.requests += 1
+        self._packs.append(pack)
+        self._builder = PackBuilder(self._records.keys, self._records.sealer)
+
+    def finish(self) -> None:
+        """Store the last pack, and the segments over all of them; durable on return."""
+        self._send()
+        self._store_segments(self._packs)
+
+    def copy_segments(
+        self, segments: Iterable[tuple[Places, dict[bytes, int]]], dropped: Set[bytes]
+    ) -> None:
+        """Index the packs of these segments anew, without those dropped."""
+        kept = []
+        for places, sizes in segments:
+            rows = places[~in_packs(places, dropped)]
+            for pack_id in dict.fromkeys(each.tobytes() for each in rows["pack"]):
+                own = rows[in_packs(rows, {pack_id})]
+                kept.append(StoredPack(pack_id, sizes[pack_id], own))
+        self._store_segments(kept)
+
+    def _store_segments(self, packs: Sequence[StoredPack]) -> None:
+        group: list[StoredPack] = []
+        rows = 0
+        for pack in packs:
+            if group and rows + len(pack.places) > SEGMENT_ROWS_MAX:
+                self._store_segment(group)
+                group, rows = [], 0
+            group.append(pack)
+            rows += len(pack.places)
+        if group:
+            self._store_segment(group)
+
+    def _store_segment(self, packs: Sequence[StoredPack]) -> None:
+        self._check_stop()
+        key, stored = encode_segment(packs, self._session, self._records.keys, self._records.sealer)
+        self._store.put_new(key, stored)
+        self.stored_bytes += len(stored)
+        self.requests += 1
+
+
+def rows_of_pack(places: Places, pack_id: bytes) -> Places:
+    """The rows that lie in one pack."""
+    return places[np.flatnonzero(in_packs(places, {pack_id}))]
