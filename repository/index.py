@@ -1,8 +1,10 @@
 """The index of one process: chunk id to place, flat in memory whatever the repository's size.
 
-Rows live in an unnamed temporary file; memory holds 12 bytes per chunk (an 8-byte id prefix and a
-row number, sorted), that is 12 MiB per TiB at 1 MiB chunks. New rows come as sorted runs; runs merge
-so that each is at least twice the next, which keeps both adding and looking up logarithmic.
+Rows live in an unnamed temporary file. Beside them stand runs of 12 bytes per chunk (an 8-byte id
+prefix and a row number, sorted), that is 12 MiB per TiB at 1 MiB chunks; runs of more than a quarter
+million chunks are mapped temporary files too, which the system may drop from memory. New rows come
+as sorted runs; runs merge so that each is at least twice the next, which keeps both adding and
+looking up logarithmic. Large runs merge in slices.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from repository.places import ID_BYTES, PLACE, Places, id_prefixes
 
 _Prefixes: TypeAlias = np.ndarray[Any, np.dtype[np.uint64]]
 _RowNumbers: TypeAlias = np.ndarray[Any, np.dtype[np.uint32]]
+
+_MAPPED_ROWS_MIN = 2**18
+_MERGE_ROWS = 2**20
 
 
 class _Run(NamedTuple):
@@ -60,7 +65,8 @@ class ChunkIndex:
         return found
 
     def close(self) -> None:
-        """Give the temporary file back."""
+        """Give the temporary files back."""
+        self._runs = ()
         self._spool.close()
 
     def _row_in(self, run: _Run, position: int, chunk_id: bytes) -> Places | None:
@@ -91,8 +97,37 @@ def _sorted_run(places: Places, first_row: int) -> _Run:
 
 def _merged(runs: tuple[_Run, ...]) -> tuple[_Run, ...]:
     while len(runs) > 1 and len(runs[-2].rows) < 2 * len(runs[-1].rows):
-        prefixes = np.concatenate([runs[-2].prefixes, runs[-1].prefixes])
-        order = np.argsort(prefixes, kind="stable")
-        rows = np.concatenate([runs[-2].rows, runs[-1].rows])[order]
-        runs = (*runs[:-2], _Run(prefixes[order], rows))
+        runs = (*runs[:-2], _merged_pair(runs[-2], runs[-1]))
     return runs
+
+
+def _merged_pair(older: _Run, newer: _Run) -> _Run:
+    merged = _room_for(len(older.rows) + len(newer.rows))
+    written = taken = 0
+    for start in range(0, len(older.rows), _MERGE_ROWS):
+        end = min(start + _MERGE_ROWS, len(older.rows))
+        is_last = end == len(older.rows)
+        # Ids are hashes, spread evenly, so that a slice of one run meets a slice of the other.
+        upto = None if is_last else int(np.searchsorted(newer.prefixes, older.prefixes[end]))
+        prefixes = np.concatenate([older.prefixes[start:end], newer.prefixes[taken:upto]])
+        order = np.argsort(prefixes, kind="stable")
+        rows = np.concatenate([older.rows[start:end], newer.rows[taken:upto]])
+        merged.prefixes[written : written + len(order)] = prefixes[order]
+        merged.rows[written : written + len(order)] = rows[order]
+        written += len(order)
+        taken = len(newer.rows) if upto is None else upto
+    return merged
+
+
+def _room_for(count: int) -> _Run:
+    """A run to be filled: in memory if it is small, else in mapped files without names."""
+    if count < _MAPPED_ROWS_MIN:
+        return _Run(np.empty(count, np.uint64), np.empty(count, np.uint32))
+    with (
+        tempfile.TemporaryFile(prefix="ahvault-run-") as prefixes,
+        tempfile.TemporaryFile(prefix="ahvault-run-") as rows,
+    ):
+        return _Run(
+            np.memmap(prefixes, np.uint64, "w+", shape=(count,)),
+            np.memmap(rows, np.uint32, "w+", shape=(count,)),
+        )
