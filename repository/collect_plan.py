@@ -14,7 +14,14 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict, Field
 
 from repository.catalogue import Catalogue
-from repository.errors import CollectionRefused, DamagedObject, RepositoryError, Stopped
+from repository.errors import (
+    CollectionRefused,
+    DamagedObject,
+    ObjectNotFound,
+    RepositoryError,
+    Stopped,
+    UnsupportedFormat,
+)
 from repository.layout import MAPS, PACKS, POINTS, SEGMENTS, pack_key, point_id_of
 from repository.leases import OpenLease, open_leases
 from repository.live import LiveRecords
@@ -32,6 +39,8 @@ from repository.units import Clock, MiB
 from repository.usage import Needed, ReferenceCache, Refs, Usage, measure, references_of
 
 _SEGMENT_DEAD_SHARE_MAX = 0.25
+_UNREADABLE = (DamagedObject, ObjectNotFound, UnsupportedFormat)
+"""An object is bad; anything else is the store's trouble, and another run may fare better."""
 
 
 class CollectSettings(BaseModel):
@@ -132,7 +141,7 @@ def _listed_points(tools: Tools, is_dropped: IsDropped) -> Points:
         tools.check_stop()
         try:
             point = tools.catalogue.read(key)
-        except RepositoryError as error:
+        except _UNREADABLE as error:
             raise CollectionRefused(f"a restore point cannot be read: {error}") from error
         dropped = is_dropped(point, tombs.get(point.id))
         (points.dropped if dropped else points.kept).append(point)
@@ -156,7 +165,7 @@ def _references(tools: Tools, record: DiskRecord) -> Refs:
         keys, sealer = tools.records.keys, tools.records.sealer
         try:
             refs = references_of(open_disk_map(tools.store, record, keys, sealer))
-        except RepositoryError as error:
+        except _UNREADABLE as error:
             raise CollectionRefused(f"a disk map cannot be read: {error}") from error
         tools.cache.put(record, refs)
     return refs
