@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from prefect.blocks.core import Block
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from repository import Repository, Secret, read_key_file, read_passphrase
 
@@ -50,6 +50,12 @@ class BackupRepository(Block):
         "repository instead of a passphrase.",
     )
 
+    @model_validator(mode="after")
+    def _one_secret_at_most(self) -> Self:
+        if self.key_file and self.passphrase and self.passphrase.get_secret_value():
+            raise ValueError("give either passphrase or key_file, not both")
+        return self
+
     def open(self) -> Repository:
         """Open the repository; the caller closes it. Raises the repository's own typed errors.
 
@@ -63,6 +69,10 @@ class BackupRepository(Block):
         )
 
     def _secret(self) -> Secret | None:
-        if self.key_file is not None:
+        if self.key_file:
             return read_key_file(Path(self.key_file).read_bytes())
-        return read_passphrase(self.passphrase.get_secret_value()) if self.passphrase else None
+        return (
+            read_passphrase(self.passphrase.get_secret_value())
+            if self.passphrase and self.passphrase.get_secret_value()
+            else None
+        )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor, wait
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from contextvars import copy_context
 from threading import Lock
@@ -43,6 +45,8 @@ from tasks import (
     working_in,
     working_on,
 )
+
+log = logging.getLogger(__name__)
 
 _one_at_a_time = Lock()
 """Held while a subflow is created. Prefect's SQLite server answers 503 to one of two subflows that
@@ -106,7 +110,7 @@ def backup_vm(vm_id: str, vm_name: str) -> str:
     with progress_artifact(vm_name), ExitStack() as held:
         snapshot = take_snapshot(vm_id)
         held.callback(abandon_snapshot, snapshot)
-        reference = find_reference(vm_id)
+        reference = find_reference(snapshot)
         plans = plan_reads(snapshot, reference)
         attachment = attach_disks(snapshot)
         try:
@@ -122,7 +126,8 @@ def backup_vm(vm_id: str, vm_name: str) -> str:
 def run_vms(session: BackupSession, vms: list[VmTarget]) -> None:
     """Run every VM as its own subflow, a few at a time; results collect in the session.
 
-    On an interrupt the transfers are told to stop, and the VMs' own cleanup is waited for.
+    On an interrupt the transfers are told to stop and the VMs' own cleanup is waited for, also when
+    the operator is impatient: released too early, a volume group would be deleted under a reader.
     """
     pool = ThreadPoolExecutor(max_workers=session.job.parallel_vms, thread_name_prefix="vm")
     futures = [pool.submit(copy_context().run, run_vm, session, vm) for vm in vms]
@@ -137,7 +142,18 @@ def run_vms(session: BackupSession, vms: list[VmTarget]) -> None:
         session.stop.set()
         raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
+        _wait_patiently(futures)
+        session.finish_unstarted(vms)
+
+
+def _wait_patiently(futures: Sequence[Future[VmResult]]) -> None:
+    """Wait for all that run, whatever further interrupts come."""
+    while any(future.running() for future in futures):
+        try:
+            wait(futures, timeout=1.0)
+        except KeyboardInterrupt:
+            log.warning("Still cleaning up; a moment more")
 
 
 def run_vm(session: BackupSession, vm: VmTarget) -> VmResult:

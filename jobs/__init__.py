@@ -3,6 +3,7 @@ reasons, the journal of what we created on a cluster, and what a session did. No
 """
 
 from jobs.errors import (
+    DisksUnexpected,
     JobError,
     JobInvalid,
     NothingToBackUp,
@@ -11,9 +12,11 @@ from jobs.errors import (
     SessionFailed,
     SessionStopped,
     SnapshotIncomplete,
+    VmBusy,
 )
 from jobs.extents import DiskPlan, NoReference, ReadMethod
 from jobs.figures import human_bytes, human_duration, human_rate, human_ratio, utc_text
+from jobs.job_file import ScheduledJob, parse_job, read_job_file
 from jobs.journal import Entry, Journal
 from jobs.markdown import session_markdown
 from jobs.model import BackupJob, Scope, WorkerSpec
@@ -53,6 +56,7 @@ __all__ = [
     "DiskPlan",
     "DiskResult",
     "DiskSnapshot",
+    "DisksUnexpected",
     "Entry",
     "JobError",
     "JobInvalid",
@@ -69,6 +73,7 @@ __all__ = [
     "RestoreRefused",
     "RestoreResult",
     "RestoreTarget",
+    "ScheduledJob",
     "Scope",
     "Session",
     "SessionFailed",
@@ -76,6 +81,7 @@ __all__ = [
     "SessionStopped",
     "Snapshot",
     "SnapshotIncomplete",
+    "VmBusy",
     "VmResult",
     "VmStory",
     "VmTarget",
@@ -101,8 +107,10 @@ __all__ = [
     "observed_by",
     "open_backup_session",
     "open_session",
+    "parse_job",
     "plan_reads",
     "rank_workers",
+    "read_job_file",
     "remove_leftovers",
     "resolve_scope",
     "restore_disk",

@@ -4,6 +4,8 @@ JobError
 ├── JobInvalid          the job as written cannot run: name the field, change the job
 ├── NothingToBackUp     the scope selects no VM
 ├── NoWorker            no configured worker can be used for a VM
+├── VmBusy              another session is backing up this VM right now
+├── DisksUnexpected     a volume group does not hold the disks that were asked for
 ├── SnapshotIncomplete  a recovery point does not hold what was asked for
 ├── RestoreRefused      the restore as asked would do harm or cannot be done
 ├── SessionStopped      the operator or the system asked the session to stop
@@ -63,6 +65,27 @@ class SnapshotIncomplete(JobError):
         super().__init__(
             f"The recovery point of {vm_name} does not hold disk {', '.join(disks)}. "
             "Look at the VM's disks on the cluster, then run the job again."
+        )
+
+
+class VmBusy(JobError):
+    """Another session began this VM earlier and has not ended; one at a time (S11)."""
+
+    def __init__(self, vm_name: str, session_id: str) -> None:
+        self.vm_name, self.session_id = vm_name, session_id
+        super().__init__(
+            f"{vm_name} is being backed up by session {session_id[:8]}. Run the job again when that has ended."
+        )
+
+
+class DisksUnexpected(JobError):
+    """The cluster made a volume group with other disks than asked for; nothing of it was used."""
+
+    def __init__(self, name: str, wanted: Sequence[int], found: Sequence[int]) -> None:
+        self.name, self.wanted, self.found = name, tuple(wanted), tuple(found)
+        super().__init__(
+            f"Volume group {name} should have disks of {list(wanted)} bytes at places 0 to "
+            f"{len(wanted) - 1}, but has {list(found)}. Run the job again; if it stays so, report it."
         )
 
 

@@ -44,6 +44,13 @@ class DiskPlan:
     size_bytes: int
 
     @property
+    def is_downgrade(self) -> bool:
+        """Whether more is read than the run should have needed; never silent (B7)."""
+        usual = (NoReference.FIRST_RUN, NoReference.NEW_DISK)
+        expected = self.method is ReadMethod.ALLOCATED and self.reason in usual
+        return self.method is not ReadMethod.CHANGED and not expected
+
+    @property
     def to_read_bytes(self) -> int:
         """Bytes of the data extents: what the transfer will read, before alignment to chunks."""
         data = (extent for extent in self.extents if extent.kind is ExtentKind.DATA)

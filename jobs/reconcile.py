@@ -4,12 +4,18 @@ Why nothing of a living session, and nothing of anybody else, is ever removed:
 
 - A candidate must be named by a record of ours: a journal entry whose session has no live lease, or
   the source of a commit record that is no longer the newest of its VM and job. And the object on the
-  cluster must carry our mark. A name alone, or a record alone, removes nothing.
-- Leases and journal are read *before* the restore points. A session forgets the journal entry of its
-  recovery point only after the commit record is durable; so a recovery point that is missing from
-  the journal as read is named by a commit record as read afterwards, and the newest one is kept.
-- Intent precedes creation, so whatever exists on the cluster was in the journal before it existed.
-- An entry that cannot be judged (another cluster connection, a damaged record) is left and reported.
+  cluster must carry the mark of this repository. A mark alone, or a record alone, removes nothing.
+- Entries are read before leases, and both before the restore points. A session opens its lease before
+  its first entry, so the owner of an entry that was read is seen alive unless it has ended. A session
+  forgets the entry of its recovery point only after the commit record is durable; so a recovery point
+  that is missing from the journal as read is named by a commit record as read afterwards. The lease is
+  judged once more right before each removal.
+- A recovery point that the newest commit record of a VM and job names is never removed, whatever the
+  journal says of it: the entry alone is dropped.
+- Intent precedes creation, so whatever exists on the cluster was in the journal before it existed. An
+  entry without an id stays until no creation can still be under way, even when nothing of its name is
+  found. Its name was made for one session and VM and carries our mark, so it identifies the object.
+- What cannot be judged (another cluster connection, an unreadable record or lease) stays, and is told.
 """
 
 from __future__ import annotations
@@ -17,21 +23,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
-from jobs.journal import (
-    Entry,
-    all_entries,
-    drop_lease,
-    forget_entry,
-    leased_sessions,
-    live_sessions,
-)
+from jobs.journal import Entry, all_entries, forget_entry, read_journal
+from jobs.leases import drop_ended_leases, is_alive
 from jobs.marks import repository_prefix
 from jobs.worker_pool import release_worker
 from nutanix import AhvClient, NutanixError
-from repository import Clock, Repository, RestorePoint
+from repository import Clock, Repository, RepositoryError, RestorePoint
 
 log = logging.getLogger(__name__)
+
+CREATION_LIFE = timedelta(minutes=30)
+"""Longer than any creating operation runs: the client waits 15 minutes for one."""
+
+# A volume group holds a clone of the recovery point and uses the worker: groups go first.
+_ORDER = {"volume-group": 0, "vm": 1, "recovery-point": 2, "worker-power": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,30 +62,21 @@ def find_leftovers(
 
     Raises `NutanixError` or `RepositoryError` when cluster or repository cannot be asked.
     """
-    alive = live_sessions(repository.live, clock)
-    entries = all_entries(repository.live)
-    points = repository.points().points  # after the journal: see the head of this file
-    dead = [
-        entry
-        for entry in entries
-        if entry.session_id not in alive and entry.cluster_url == cluster_url
+    state = read_journal(repository.live, clock)
+    points = repository.points().points
+    leftovers = [
+        _from_entry(entry)
+        for entry in state.entries
+        if entry.session_id not in state.alive and entry.cluster_url == cluster_url
     ]
-    held = {entry.object_id for entry in entries if entry.session_id in alive}
-    committed = {point.source.get("recovery_point_id") for point in points}
-    kept = held | {point.source.get("recovery_point_id") for point in newest_points(points)}
-    leftovers = [_from_entry(entry) for entry in dead if entry.object_id not in committed]
-    journalled = {entry.object_id for entry in entries}
-    for point in client.recovery_points(name_prefix=repository_prefix(repository.id)):
-        if point.id in kept or point.id in journalled or point.id not in committed:
-            continue
-        why = "reference of a restore point that has a successor"
-        leftovers.append(Leftover("recovery-point", point.name, point.id, why))
-    leftovers += [
-        Leftover("journal entry", entry.name, None, "its recovery point was committed", entry)
-        for entry in dead
-        if entry.object_id in committed
+    journalled = {entry.object_id for entry in state.entries}
+    superseded = _sources(points) - _sources(newest_points(points)) - journalled
+    why = "reference of a restore point that has a successor"
+    return leftovers + [
+        Leftover("recovery-point", point.name, point.id, why)
+        for point in client.recovery_points(name_prefix=repository_prefix(repository.id))
+        if point.id in superseded
     ]
-    return leftovers
 
 
 def newest_points(points: Iterable[RestorePoint]) -> list[RestorePoint]:
@@ -92,27 +90,25 @@ def newest_points(points: Iterable[RestorePoint]) -> list[RestorePoint]:
 
 
 def remove_leftovers(
-    client: AhvClient,
-    repository: Repository,
-    leftovers: Iterable[Leftover],
-    *,
-    clock: Clock,
+    client: AhvClient, repository: Repository, leftovers: Iterable[Leftover], *, clock: Clock
 ) -> list[str]:
     """Remove them, one by one; returns what was removed, in words.
 
     One that cannot be removed is told in the log, stays in the journal and hinders no other.
     """
     removed = []
-    # A volume group holds a clone of the recovery point and uses the worker: groups go first.
-    order = {"volume-group": 0, "vm": 1, "recovery-point": 2, "worker-power": 3}
-    for leftover in sorted(leftovers, key=lambda each: order.get(each.kind, 4)):
+    committed = _sources(repository.points().points)
+    for leftover in sorted(leftovers, key=lambda each: _ORDER[each.kind]):
+        owner = leftover.entry.session_id if leftover.entry else None
         try:
-            if _remove(client, repository, leftover, clock=clock):
+            if owner is not None and is_alive(repository.live, owner, clock):
+                continue
+            if _remove(client, repository, leftover, committed, clock):
                 removed.append(str(leftover))
                 log.info("Removed %s", leftover)
-        except NutanixError as error:
+        except (NutanixError, RepositoryError) as error:
             log.warning("%s stays for now: %s", leftover, error)
-    _drop_ended_leases(repository, clock)
+    drop_ended_leases(repository.live, clock)
     return removed
 
 
@@ -121,14 +117,21 @@ def remove_own_leftovers(
 ) -> None:
     """What this session could not remove when it should have, or left when a step failed midway.
 
-    The last thing a session does with the cluster, after its workers; never raises, because by then
-    the result stands, and the journal hands what is left to the next session.
+    The last thing a session does with the cluster, after its workers. Raises neither `NutanixError`
+    nor `RepositoryError`: the result stands, and the journal hands what is left to the next session.
     """
-    own = [entry for entry in all_entries(repository.live) if entry.session_id == session_id]
-    for entry in own:
+    try:
+        own = [each for each in all_entries(repository.live) if each.session_id == session_id]
+        if not own:
+            return
+        committed = _sources(repository.points().points)
+    except RepositoryError as error:
+        log.warning("What this session may have left stays for the next one: %s", error)
+        return
+    for entry in sorted(own, key=lambda each: _ORDER[each.kind]):
         try:
-            _remove(client, repository, _from_entry(entry), clock=clock)
-        except NutanixError as error:
+            _remove(client, repository, _from_entry(entry), committed, clock)
+        except (NutanixError, RepositoryError) as error:
             log.warning("%s %s is left to the next session: %s", entry.kind, entry.name, error)
 
 
@@ -137,50 +140,63 @@ def _from_entry(entry: Entry) -> Leftover:
     return Leftover(entry.kind, entry.name, entry.object_id, why, entry)
 
 
+def _sources(points: Iterable[RestorePoint]) -> set[str]:
+    """The recovery points that these restore points came from."""
+    named = (point.source.get("recovery_point_id") for point in points)
+    return {each for each in named if each is not None}
+
+
 def _remove(
     client: AhvClient,
     repository: Repository,
     leftover: Leftover,
-    *,
+    committed: set[str],
     clock: Clock,
 ) -> bool:
-    """Remove one; false when there was nothing of it on the cluster."""
+    """Remove one; false when nothing of it was removed from the cluster."""
     entry = leftover.entry
     if leftover.kind == "worker-power" and entry is not None:
         return release_worker(client, repository.live, clock, entry)
-    object_ids = _existing(client, leftover)
+    if entry is not None and entry.object_id in committed:
+        forget_entry(repository.live, entry)
+        return False
+    object_ids = _existing(client, repository, leftover)
+    if entry is not None and not object_ids and _may_still_appear(entry, clock):
+        return False
     for object_id in object_ids:
         if leftover.kind == "volume-group":
             client.delete_volume_group(object_id)
-        elif leftover.kind == "vm":
-            client.delete_vm(object_id)
         elif leftover.kind == "recovery-point":
             client.delete_recovery_point(object_id)
+        else:
+            client.delete_vm(object_id)
     if entry is not None:
         forget_entry(repository.live, entry)
     return bool(object_ids)
 
 
-def _existing(client: AhvClient, leftover: Leftover) -> list[str]:
-    """Ids of what carries the leftover's name now, and is the recorded object where an id is recorded.
+def _may_still_appear(entry: Entry, clock: Clock) -> bool:
+    """Whether the cluster may yet create what an unanswered call asked for.
 
-    A crash between the creating call and its answer leaves an entry without id. Its name is unique
-    to one session and VM and was recorded before the call, so the name alone identifies it then.
+    A call that was sent and never answered can be carried out after its sender is gone, so such an
+    entry is looked for again until no operation can be that old.
     """
+    return entry.object_id is None and clock.now() - entry.created_at < CREATION_LIFE
+
+
+def _existing(client: AhvClient, repository: Repository, leftover: Leftover) -> list[str]:
+    """Ids of what carries our mark and this name now, and is the recorded object where an id is known."""
+    if leftover.kind == "vm":
+        return _existing_vm(client, leftover)
+    if not leftover.name.startswith(repository_prefix(repository.id)):
+        return []
     listed: Iterable[tuple[str, str]]
     if leftover.kind == "volume-group":
         listed = ((each.id, each.name) for each in client.volume_groups(name_prefix=leftover.name))
-    elif leftover.kind == "recovery-point":
+    else:
         listed = (
             (each.id, each.name) for each in client.recovery_points(name_prefix=leftover.name)
         )
-    elif leftover.kind == "vm" and leftover.object_id is not None:
-        # A restored VM has the name its operator chose, so only its id can prove it ours.
-        listed = (
-            (each.id, leftover.name) for each in client.vms() if each.id == leftover.object_id
-        )
-    else:
-        return []
     return [
         object_id
         for object_id, name in listed
@@ -188,7 +204,12 @@ def _existing(client: AhvClient, leftover: Leftover) -> list[str]:
     ]
 
 
-def _drop_ended_leases(repository: Repository, clock: Clock) -> None:
-    alive = live_sessions(repository.live, clock)
-    for session_id in leased_sessions(repository.live) - alive:
-        drop_lease(repository.live, session_id)
+def _existing_vm(client: AhvClient, leftover: Leftover) -> list[str]:
+    """A restored VM has the name its operator chose, so only its id can prove it ours."""
+    same_name = [vm.id for vm in client.vms() if vm.name == leftover.name]
+    if leftover.object_id is None and same_name:
+        log.warning(
+            "VM %s may be what an interrupted restore made; look at it, and delete it if it is",
+            leftover.name,
+        )
+    return [each for each in same_name if each == leftover.object_id]

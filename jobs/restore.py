@@ -13,10 +13,20 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 from jobs.errors import RestoreRefused
+from jobs.journal import Entry
 from jobs.session import Session
 from jobs.story import VmStory
 from jobs.volumes import Attachment, attach
-from nutanix import AhvClient, BlankDisk, StorageContainer, Vm, VolumeDiskRef, rebuild_vm
+from nutanix import (
+    AhvClient,
+    BlankDisk,
+    OperationFailed,
+    StorageContainer,
+    Vm,
+    VmSpec,
+    VolumeDiskRef,
+    rebuild_vm,
+)
 from repository import DiskRecord, RestorePoint
 
 
@@ -92,6 +102,7 @@ def attach_blank_disks(
             BlankDisk(index=index, size_bytes=disk.size_bytes, storage_container_id=container_id)
             for index, (disk, container_id) in enumerate(places)
         ],
+        sizes_bytes=[disk.size_bytes for disk in point.disks],
     )
 
 
@@ -155,9 +166,20 @@ def create_restored_vm(
             "Network cards get new MAC addresses, because the original VM still exists."
         )
     entry = session.journal.intend("vm", target.vm_name, point.vm_id)
-    vm_id = client.create_vm(rebuilt.spec, request_id=entry.request_id)
+    vm_id = _create(session, rebuilt.spec, entry)
     session.journal.forget(entry)  # From here on the VM is the operator's, whatever fails after.
     return vm_id, warnings
+
+
+def _create(session: Session, spec: VmSpec, entry: Entry) -> str:
+    """Create the VM; what a failed operation made all the same is recorded for removal (`§9`)."""
+    try:
+        return session.client.create_vm(spec, request_id=entry.request_id)
+    except OperationFailed as error:
+        made = {vm.id for vm in session.client.vms()} & set(error.entity_ids)
+        if len(made) == 1:
+            session.journal.created(entry, made.pop())
+        raise
 
 
 def _lost_subnets(client: AhvClient, captured: Vm) -> dict[str, str | None]:

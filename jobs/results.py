@@ -30,7 +30,7 @@ class DiskResult(BaseModel):
 
 
 class VmResult(BaseModel):
-    """One VM of one session. `error` is one sentence, present exactly when `status` is not a success."""
+    """One VM of one session. `error` is one sentence, present when no restore point was made."""
 
     model_config = ConfigDict(frozen=True)
 

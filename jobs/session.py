@@ -11,11 +11,13 @@ from datetime import datetime
 
 from jobs.errors import SessionStopped
 from jobs.journal import Journal
+from jobs.leases import LeaseHolder
 from jobs.marks import object_name
 from jobs.model import BackupJob, WorkerSpec
 from jobs.progress import Observer
 from jobs.reconcile import remove_own_leftovers
 from jobs.results import SessionResult, VmResult, worst_status
+from jobs.scope import VmTarget
 from jobs.story import VmStory
 from jobs.worker_pool import WorkerPool
 from nutanix import AhvClient
@@ -70,6 +72,16 @@ class BackupSession(Session):
         self.results.append(result)
         return result
 
+    def finish_unstarted(self, vms: Sequence[VmTarget]) -> None:
+        """VMs that never began are in the result too: nothing is skipped in silence."""
+        begun = {result.vm_id for result in self.results}
+        for vm in vms:
+            if vm.vm_id not in begun:
+                story = VmStory.begin(
+                    vm.vm_id, vm.vm_name, clock=self.clock, observer=self.observer
+                )
+                self.finish(story, SessionStopped("it ended before this VM began"))
+
     def result(self, cleaned: Sequence[str]) -> SessionResult:
         """The session as it stands."""
         results = tuple(sorted(self.results, key=lambda vm: (vm.vm_name, vm.vm_id)))
@@ -99,17 +111,14 @@ def open_session(
     `client` and `repository` stay the caller's to close.
     """
     session_id, clock = str(uuid.uuid4()), clock or SystemClock()
+    lease = LeaseHolder(repository.live, session_id=session_id, job=job_name, clock=clock)
     journal = Journal(
-        repository.live,
-        session_id=session_id,
-        job=job_name,
-        cluster_url=client.connection.url,
-        clock=clock,
+        repository.live, session_id=session_id, cluster_url=client.connection.url, clock=clock
     )
     pool = WorkerPool(client, workers, journal=journal, records=repository.live, clock=clock)
     with ExitStack() as stack:
-        journal.open_lease()
-        stack.callback(journal.close_lease)
+        lease.open()
+        stack.callback(lease.close)
         stack.callback(remove_own_leftovers, client, repository, session_id=session_id, clock=clock)
         stack.callback(pool.release_all)
         yield Session(

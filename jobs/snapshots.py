@@ -10,9 +10,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from jobs.errors import SnapshotIncomplete
+from jobs.errors import SnapshotIncomplete, VmBusy
 from jobs.extents import NoReference
-from jobs.journal import Entry
+from jobs.journal import Entry, read_journal
+from jobs.marks import repository_prefix
+from jobs.reconcile import newest_points
 from jobs.session import BackupSession
 from nutanix import DiskRecoveryPointRef, FeatureMissing, NotFound, Vm
 from repository import DiskRecord, RestorePoint
@@ -65,6 +67,8 @@ class Reference:
     point: RestorePoint | None
     recovery_point_id: str | None
     """The recovery point `point` came from, when it is still on the cluster."""
+    damaged_count: int = 0
+    """Commit records of the repository that cannot be read; a newer point may be among them."""
 
     def base(self, disk_id: str) -> DiskRecord | None:
         """The disk as the last restore point holds it, keyed by the disk's id, never by its slot."""
@@ -98,10 +102,12 @@ def take_snapshot(session: BackupSession, vm_id: str) -> Snapshot:
     vm = session.client.vm(vm_id)
     name = session.object_name(vm.name)
     entry = session.journal.intend("recovery-point", name, vm.id)
+    _require_first(session, vm, entry)
     recovery_point_id = session.client.create_recovery_point(
         name=name,
         vm_ids=[vm.id],
-        expires_at=session.clock.now() + timedelta(days=session.job.reference_expiry_days),
+        # From the entry and not from now: a resent request must be the same request.
+        expires_at=entry.created_at + timedelta(days=session.job.reference_expiry_days),
         consistency=session.job.consistency,
         request_id=entry.request_id,
     )
@@ -157,38 +163,72 @@ def _told_honestly(captured: Vm, got: str, wanted: str) -> Iterator[str]:
         yield f"volume group {volume_group_id} is attached to the VM and is not in the restore point"
 
 
+def _require_first(session: BackupSession, vm: Vm, entry: Entry) -> None:
+    """Of several sessions that want the same VM at once, the one whose intent is oldest goes on (S11)."""
+    state = read_journal(session.repository.live, session.clock)
+    for other in state.of_others("recovery-point", vm.id, but=session.session_id):
+        if (other.created_at, other.key) < (entry.created_at, entry.key):
+            session.journal.forget(entry)
+            raise VmBusy(vm.name, other.session_id)
+
+
 def abandon_snapshot(session: BackupSession, snapshot: Snapshot) -> None:
-    """Delete a recovery point that no commit record names (N6); quiet when it is gone already."""
-    session.client.delete_recovery_point(snapshot.recovery_point_id)
+    """Delete a recovery point that no commit record names (N6); quiet when it is gone already.
+
+    The commit of a VM that failed may have been carried out all the same: then the recovery point
+    is the reference of a restore point that exists, and stays. Raises `RepositoryError` when that
+    cannot be found out; nothing is deleted then.
+    """
+    points = session.repository.points(snapshot.vm_id).points
+    named = {point.source.get("recovery_point_id") for point in points}
+    if snapshot.recovery_point_id not in named:
+        session.client.delete_recovery_point(snapshot.recovery_point_id)
     session.journal.forget(snapshot.entry)
 
 
-def find_reference(session: BackupSession, vm_id: str) -> Reference:
+def find_reference(
+    session: BackupSession, vm_id: str, *, before: datetime | None = None
+) -> Reference:
     """The newest restore point of this VM in this job, and whether its recovery point still stands.
 
     A reference is one recovery point per VM and job (N4), named by the commit record itself (N8).
+    Only points older than `before` count: changed regions against a later one mean nothing.
     """
     listing = session.repository.points(vm_id)
-    points = [point for point in listing.points if point.job == session.job.name]
+    points = [
+        point
+        for point in listing.points
+        if point.job == session.job.name and (before is None or point.created_at < before)
+    ]
+    damaged = len(listing.damaged)
     if not points:
-        return Reference(None, None)
+        return Reference(None, None, damaged)
     newest = points[-1]
     recovery_point_id = newest.source.get("recovery_point_id")
     if recovery_point_id is None:
-        return Reference(newest, None)
+        return Reference(newest, None, damaged)
     try:
         session.client.recovery_point(recovery_point_id)
     except NotFound:
         log.warning("%s: recovery point %s is gone", newest.vm_name, recovery_point_id)
-        return Reference(newest, None)
-    return Reference(newest, recovery_point_id)
+        return Reference(newest, None, damaged)
+    return Reference(newest, recovery_point_id, damaged)
 
 
 def settle_snapshot(session: BackupSession, snapshot: Snapshot, reference: Reference) -> None:
     """After the commit: the new recovery point is the reference, the old one goes (S8, N4).
 
-    The journal lets go of the new one first: from here on the commit record names it.
+    The journal lets go of the new one first: from here on the commit record names it. The old one
+    is deleted only if it carries our mark (a repository may hold points that were copied from
+    another one, whose references those are) and no newest point names it.
     """
     session.journal.forget(snapshot.entry)
-    if reference.recovery_point_id is not None:
-        session.client.delete_recovery_point(reference.recovery_point_id)
+    old = reference.recovery_point_id
+    if old is None:
+        return
+    points = session.repository.points(snapshot.vm_id).points
+    in_use = {point.source.get("recovery_point_id") for point in newest_points(points)}
+    prefix = repository_prefix(session.repository.id)
+    ours = {point.id for point in session.client.recovery_points(name_prefix=prefix)}
+    if old in ours and old not in in_use:
+        session.client.delete_recovery_point(old)

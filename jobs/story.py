@@ -160,6 +160,6 @@ def told_to_the_end(story: VmStory) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        story.result(error)
+        story.result(error, stopped=not isinstance(error, Exception))
         raise
     story.result()

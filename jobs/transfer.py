@@ -12,7 +12,7 @@ from jobs.snapshots import DiskSnapshot, Reference, Snapshot
 from jobs.story import VmStory
 from jobs.volumes import Attachment, attach
 from nutanix import AttachedDisk, DiskFromRecoveryPoint
-from repository import DiskRecord, DiskSpec, PointDraft, RestorePoint
+from repository import DamagedObject, DiskRecord, DiskSpec, PointDraft, RestorePoint
 
 
 def plan_reads(session: BackupSession, snapshot: Snapshot, reference: Reference) -> list[DiskPlan]:
@@ -50,6 +50,7 @@ def attach_snapshot(session: BackupSession, snapshot: Snapshot) -> Attachment | 
             DiskFromRecoveryPoint(index, disk.recovery_point.disk_recovery_point_id)
             for index, disk in enumerate(snapshot.disks)
         ],
+        sizes_bytes=[disk.size_bytes for disk in snapshot.disks],
     )
 
 
@@ -68,23 +69,41 @@ def transfer_disk(
     Raises `DiskError` when the attached disk fails, `RepositoryError` when the store does, and
     `Stopped` once the session's stop event is set.
     """
-    counters = story.disk_started(disk.disk_id, disk.label, plan.to_read_bytes)
     try:
         with attachment.open_disk(index, stop=session.stop) as source:
-            plan = _confirmed(session, story, disk, plan, base, source)
-            return session.writer.write_disk(
-                DiskSpec(disk_id=disk.disk_id, size_bytes=disk.size_bytes, label=disk.label),
-                source,
-                plan.extents,
-                base,
-                counters=counters,
-                stop=session.stop,
-                read_method=plan.method,
-                read_reason=plan.reason,
-                source_facts={"recovery_point": disk.recovery_point.model_dump(mode="json")},
-            )
+            try:
+                plan = _confirmed(session, story, disk, plan, base, source)
+                return _write(session, story, disk, plan, base, source)
+            except DamagedObject as error:
+                if base is None:
+                    raise
+                reason = f"the last restore point cannot be built on: {error}"
+                story.warn(f"{disk.label}: {reason}; the whole disk is read")
+                plan = read_all(disk.size_bytes, reason)
+                return _write(session, story, disk, plan, None, source)
     finally:
         story.disk_finished(disk.disk_id)
+
+
+def _write(
+    session: BackupSession,
+    story: VmStory,
+    disk: DiskSnapshot,
+    plan: DiskPlan,
+    base: DiskRecord | None,
+    source: AttachedDisk,
+) -> DiskRecord:
+    return session.writer.write_disk(
+        DiskSpec(disk_id=disk.disk_id, size_bytes=disk.size_bytes, label=disk.label),
+        source,
+        plan.extents,
+        base,
+        counters=story.disk_started(disk.disk_id, disk.label, plan.to_read_bytes),
+        stop=session.stop,
+        read_method=plan.method,
+        read_reason=plan.reason,
+        source_facts={"recovery_point": disk.recovery_point.model_dump(mode="json")},
+    )
 
 
 def _confirmed(

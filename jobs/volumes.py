@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.errors import DisksUnexpected
 from jobs.journal import Entry
 from jobs.session import Session
 from jobs.workers import WorkerChoice
@@ -21,6 +22,7 @@ from nutanix import (
     VolumeDiskSource,
     open_attached_disks,
 )
+from repository import RepositoryError
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +66,12 @@ def attach(
     cluster_id: str,
     host_id: str | None,
     sources: Sequence[VolumeDiskSource],
+    sizes_bytes: Sequence[int],
 ) -> Attachment:
     """Make a volume group of these disks and attach it to the best worker that can see them.
+
+    The disks must come back at places 0, 1, ... in the order of `sources`, with `sizes_bytes`;
+    anything else is `DisksUnexpected`, because a disk taken for another would be a wrong backup.
 
     A worker that cannot take it is told in the log and passed by (W2); `NoWorker` when none is
     left. On any failure nothing of it stays on the cluster, or it stays in the journal.
@@ -77,6 +83,7 @@ def attach(
     entry = session.journal.created(entry, group_id)
     try:
         disks = session.client.volume_disks(group_id)
+        _require_sizes(name, disks, sizes_bytes)
         return _attach_somewhere(session, entry, disks, purpose, cluster_id, host_id)
     except BaseException:
         remove_volume_group(session, entry)
@@ -89,21 +96,29 @@ def detach(session: Session, attachment: Attachment) -> str | None:
     Never raises on the cluster's trouble: the data is safe by then. Returns what stayed behind, in
     words; the journal still names it, so that the reconciler removes it later.
     """
+    left = remove_volume_group(session, attachment.entry)
     session.workers.give_back(attachment.choice)
-    return remove_volume_group(session, attachment.entry)
+    return left
 
 
 def remove_volume_group(session: Session, entry: Entry) -> str | None:
     """Detach and delete one of our volume groups; what stayed behind in words, or `None`."""
     try:
         session.client.delete_volume_group(str(entry.object_id))
-    except NutanixError as error:
+        session.journal.forget(entry)
+    except (NutanixError, RepositoryError) as error:
         log.warning("Volume group %s stays on the cluster for now: %s", entry.name, error)
         return (
             f"volume group {entry.name} could not be removed and is left to the next run: {error}"
         )
-    session.journal.forget(entry)
     return None
+
+
+def _require_sizes(name: str, disks: Sequence[VolumeDisk], sizes_bytes: Sequence[int]) -> None:
+    places = [disk.index for disk in disks]
+    found = [disk.size_bytes for disk in disks]
+    if places != list(range(len(sizes_bytes))) or found != list(sizes_bytes):
+        raise DisksUnexpected(name, sizes_bytes, found)
 
 
 def _attach_somewhere(

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import NoWorker, SessionStopped
-from jobs.journal import Entry, Journal, all_entries, forget_entry, live_sessions
+from jobs.journal import Entry, Journal, all_entries, forget_entry, read_journal
 from jobs.model import WorkerSpec
 from jobs.workers import WorkerChoice, WorkerState, rank_workers
-from nutanix import AhvClient, NutanixError, Vm
-from repository import Clock, LiveRecords
+from nutanix import AhvClient, NotFound, NutanixError, Vm
+from repository import Clock, LiveRecords, RepositoryError
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class WorkerPool:
         self._client, self._journal, self._records, self._clock = client, journal, records, clock
         self._members = {spec.vm: _Member(spec) for spec in specs}
         self._changed = threading.Condition()
+        self._taken: list[WorkerChoice] = []
 
     def prepare(self) -> list[str]:
         """Find, power on and test every enabled worker (W9); returns the ids of all worker VMs.
@@ -90,27 +91,31 @@ class WorkerPool:
                 for choice in ranked:
                     if choice.worker.slots_free > 0:
                         self._members[choice.worker.name].in_use += 1
+                        self._taken.append(choice)
                         return choice
                 self._changed.wait(timeout=1.0)
         raise SessionStopped(f"it was interrupted while waiting for a worker to {purpose}")
 
     def give_back(self, choice: WorkerChoice) -> None:
-        """Free the slot of a choice."""
+        """Free the slot of a choice; a second call for the same choice does nothing."""
         with self._changed:
-            self._members[choice.worker.name].in_use -= 1
-            self._changed.notify_all()
+            if any(taken is choice for taken in self._taken):
+                self._taken = [taken for taken in self._taken if taken is not choice]
+                self._members[choice.worker.name].in_use -= 1
+                self._changed.notify_all()
 
     def release_all(self) -> None:
-        """Power off the workers that are ours and that no other live session uses. Never raises.
+        """Power off the workers that are ours and that nobody else uses.
 
-        What cannot be released now stays in the journal for the reconciler.
+        Raises neither `NutanixError` nor `RepositoryError`: what cannot be released now stays in the
+        journal for the next session.
         """
         for member in self._members.values():
-            if member.entry is None or member.vm is None:
+            if member.entry is None:
                 continue
             try:
                 release_worker(self._client, self._records, self._clock, member.entry)
-            except NutanixError as error:
+            except (NutanixError, RepositoryError) as error:
                 log.warning("Worker %s was not powered off: %s", member.spec.vm, error)
             else:
                 member.entry = None
@@ -125,6 +130,8 @@ class WorkerPool:
             if member.unusable is None:
                 member.vm = self._power_on(member, member.vm)
         except NutanixError as error:
+            if error.is_transient:
+                raise  # The step is tried again; a worker that was not found could be backed up.
             member.unusable = str(error)
         if member.unusable:
             log.warning("Worker %s cannot be used: %s", member.spec.vm, member.unusable)
@@ -144,40 +151,46 @@ class WorkerPool:
         )
 
     def _power_on(self, member: _Member, vm: Vm) -> Vm:
-        shared = any(
+        """The worker, running. Use is recorded first, so that nobody powers it off meanwhile."""
+        used = any(
             entry.kind == "worker-power" and entry.vm_id == vm.id
             for entry in all_entries(self._records)
         )
-        if vm.is_on and not shared:
-            return vm
-        member.entry = self._journal.intend("worker-power", vm.name, vm.id)
-        member.entry = self._journal.created(member.entry, vm.id)
+        if vm.is_on and not used:
+            return vm  # Somebody else's doing, and theirs to end.
+        entry = self._journal.intend("worker-power", vm.name, vm.id)
+        member.entry = self._journal.created(entry, vm.id)
+        log.info("Powering on worker %s", vm.name)
+        self._client.power_on(vm.id, request_id=entry.request_id)
+        vm = self._client.vm(vm.id)
         if not vm.is_on:
-            log.info("Powering on worker %s", vm.name)
-            self._client.power_on(vm.id, request_id=member.entry.request_id)
-        return self._client.vm(vm.id)
+            member.unusable = "it does not stay powered on"
+        return vm
 
 
 def release_worker(client: AhvClient, records: LiveRecords, clock: Clock, entry: Entry) -> bool:
     """Give up one session's use of a worker; power it off when that was the last. True when it was.
 
     The entry is removed only after the power-off, so that a crash in between repeats the work
-    instead of leaving a worker running.
+    instead of leaving a worker running. A worker that still has volume groups attached serves
+    somebody whose journal is not ours: it stays on, and so does the entry, for the next look.
     """
-    alive = live_sessions(records, clock)
-    others = [
-        other
-        for other in all_entries(records)
-        if other.kind == "worker-power"
-        and other.vm_id == entry.vm_id
-        and other.key != entry.key
-        and other.session_id in alive
-    ]
-    if not others:
-        log.info("Powering off worker %s", entry.name)
-        client.power_off(entry.vm_id, request_id=None)
+    state = read_journal(records, clock)
+    if state.of_others("worker-power", entry.vm_id, but=entry.session_id):
+        forget_entry(records, entry)
+        return False
+    try:
+        attached = client.vm(entry.vm_id).volume_group_ids
+    except NotFound:
+        forget_entry(records, entry)
+        return False
+    if attached:
+        log.warning("Worker %s stays on: %d volume groups are attached", entry.name, len(attached))
+        return False
+    log.info("Powering off worker %s", entry.name)
+    client.power_off(entry.vm_id)
     forget_entry(records, entry)
-    return not others
+    return True
 
 
 def _self_test(spec: WorkerSpec) -> str | None:

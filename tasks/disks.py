@@ -19,7 +19,8 @@ def plan_reads(snapshot: Snapshot, reference: Reference) -> list[DiskPlan]:
     plans = jobs.plan_reads(current_backup(), snapshot, reference)
     for disk, plan in zip(snapshot.disks, plans, strict=True):
         size = jobs.human_bytes(plan.to_read_bytes)
-        story.step(f"{disk.label}: read {size} ({plan.method}: {plan.reason})")
+        tell = story.warn if plan.is_downgrade else story.step
+        tell(f"{disk.label}: read {size} ({plan.method}: {plan.reason})")
     return plans
 
 

@@ -7,6 +7,7 @@ import logging
 import jobs
 from jobs import Attachment, Reference, Snapshot
 from nutanix import NutanixError
+from repository import RepositoryError
 from tasks.context import current_backup, current_session, current_story
 from tasks.policy import step
 
@@ -26,10 +27,15 @@ def take_snapshot(vm_id: str) -> Snapshot:
 
 
 @step("find-reference")
-def find_reference(vm_id: str) -> Reference:
+def find_reference(snapshot: Snapshot) -> Reference:
     """The VM's newest restore point in this job, and whether its recovery point still stands."""
-    reference = jobs.find_reference(current_backup(), vm_id)
-    current_story().kind = "full" if reference.point is None else "incremental"
+    story = current_story()
+    reference = jobs.find_reference(current_backup(), snapshot.vm_id, before=snapshot.created_at)
+    if reference.damaged_count:
+        story.warn(
+            f"{reference.damaged_count} commit records cannot be read; building on the newest that can"
+        )
+    story.kind = "full" if reference.point is None else "incremental"
     return reference
 
 
@@ -62,7 +68,7 @@ def abandon_snapshot(snapshot: Snapshot) -> None:
     """Delete the recovery point of a VM that failed, and keep the old reference (N6)."""
     try:
         jobs.abandon_snapshot(current_backup(), snapshot)
-    except NutanixError as error:
+    except (NutanixError, RepositoryError) as error:
         log.warning("The recovery point of %s is left to the next run: %s", snapshot.vm_name, error)
 
 
@@ -71,5 +77,5 @@ def settle_snapshot(snapshot: Snapshot, reference: Reference) -> None:
     """The new recovery point becomes the reference, and the old one goes (S8, N4)."""
     try:
         jobs.settle_snapshot(current_backup(), snapshot, reference)
-    except NutanixError as error:
+    except (NutanixError, RepositoryError) as error:
         current_story().warn(f"the old reference is left to the next run: {error}")

@@ -15,7 +15,8 @@ from prefect.settings import PREFECT_API_URL
 
 from flows.backup import backup
 from jobs import BackupJob
-from jobs.journal import all_entries, leased_sessions
+from jobs.journal import all_entries
+from jobs.leases import leased_sessions
 from jobs.marks import repository_prefix
 from repository import VerifyLevel
 

@@ -23,6 +23,12 @@ from nutanix import AhvClient
 from repository import Repository, RestorePoint, SystemClock, VerifyLevel
 from simulator import Simulator
 
+UNANSWERED = (
+    "before recovery point",
+    "before volume group",
+)
+"""Moments at which an intent stands in the journal and nothing was made of it."""
+
 SCRIPT = Path(__file__).parent / "dying_session.py"
 
 
@@ -114,6 +120,13 @@ def test_the_next_session_cleans_up_after_a_kill(
     }, removed
     assert removed, "a killed session leaves at least its worker running"
     assert foreign(client, repository) == others
+    # A call that was perhaps sent and never answered is looked for until no creation can be that old.
+    unanswered = all_entries(repository.live)
+    assert all(entry.object_id is None for entry in unanswered)
+    assert len(unanswered) == (moment in UNANSWERED)
+    later = LaterClock(31)
+    gone = find_leftovers(client, repository, cluster_url=client.connection.url, clock=later)
+    remove_leftovers(client, repository, gone, clock=later)
     assert all_entries(repository.live) == []
     assert repository.verify(VerifyLevel.CONTENT).findings == ()
     with open_backup() as session:
@@ -173,7 +186,7 @@ def test_a_session_of_another_machine_is_judged_by_its_age(
     with open_backup() as session:
         lease = repository.live.get("sessions", session.session_id)
         assert lease is not None
-        repository.live.put("sessions", session.session_id, {**lease, "host": "elsewhere"})
+        repository.live.put("sessions", session.session_id, {**lease, "machine": "elsewhere"})
 
         def found(minutes: int) -> set[str]:
             leftovers = find_leftovers(
@@ -202,3 +215,108 @@ def test_nothing_of_another_repository_is_touched(
         )
         assert found == []
         jobs.abandon_snapshot(session, snapshot)
+
+
+def test_a_session_that_begins_while_the_journal_is_read_is_alive(
+    simulator: Simulator,
+    client: AhvClient,
+    repository: Repository,
+    open_backup: Callable[..., AbstractContextManager[BackupSession]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Entries are read before leases: one whose session opens in between is nobody's leftover."""
+    begun: list[Any] = []
+    honest = type(repository.live).list
+
+    def begins_in_between(self: Any, kind: str) -> Any:
+        if kind == "sessions" and not begun:
+            begun.append(open_backup())
+            session = begun[0].__enter__()
+            jobs.take_snapshot(session, simulator.vm_id("web01"))
+        return honest(self, kind)
+
+    monkeypatch.setattr(type(repository.live), "list", begins_in_between)
+    clock = SystemClock()
+    found = find_leftovers(client, repository, cluster_url=client.connection.url, clock=clock)
+    remove_leftovers(client, repository, found, clock=clock)
+    assert found == []
+    assert len(ours(client, repository)["recovery points"]) == 1
+    assert ours(client, repository)["workers on"] != []
+    begun[0].__exit__(None, None, None)
+
+
+def test_an_unreadable_lease_counts_as_life(
+    simulator: Simulator,
+    client: AhvClient,
+    repository: Repository,
+    open_backup: Callable[..., AbstractContextManager[BackupSession]],
+    tmp_path: Path,
+) -> None:
+    """A torn or foreign lease keeps its session's things: doubt removes nothing."""
+    clock = SystemClock()
+
+    def found() -> list[Any]:
+        return find_leftovers(client, repository, cluster_url=client.connection.url, clock=clock)
+
+    with open_backup() as session:
+        snapshot = jobs.take_snapshot(session, simulator.vm_id("web01"))
+        lease = next((tmp_path / "repository/live/sessions").iterdir())
+        whole = lease.read_bytes()
+        lease.write_bytes(whole[: len(whole) // 2])
+        assert found() == []
+        lease.write_bytes(whole)
+        repository.live.put("sessions", session.session_id, {"of": "another version"})
+        assert found() == []
+        jobs.abandon_snapshot(session, snapshot)
+
+
+def test_a_committed_recovery_point_survives_every_cleanup(
+    simulator: Simulator,
+    client: AhvClient,
+    repository: Repository,
+    open_backup: Callable[..., AbstractContextManager[BackupSession]],
+    back_up: Callable[[BackupSession, str], RestorePoint],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A commit that was carried out although the step failed: neither abandoning nor the session's end deletes its reference."""
+    vm_id = simulator.vm_id("files01")
+    monkeypatch.setattr(jobs, "settle_snapshot", lambda *_: None)
+    with open_backup("files01") as session:
+        point = back_up(session, vm_id)
+        entry = next(each for each in all_entries(repository.live) if each.kind == "recovery-point")
+        assert entry.object_id == point.source["recovery_point_id"]
+    assert point.source["recovery_point_id"] in ours(client, repository)["recovery points"]
+    assert all_entries(repository.live) == []
+
+
+def test_one_vm_in_two_sessions_at_once_is_refused_to_the_later(
+    simulator: Simulator,
+    open_backup: Callable[..., AbstractContextManager[BackupSession]],
+) -> None:
+    """S11: the session whose intent is oldest goes on; the other is told whose turn it is and leaves nothing."""
+    vm_id = simulator.vm_id("web01")
+    with open_backup() as first, open_backup("web01", "weekly") as second:
+        snapshot = jobs.take_snapshot(first, vm_id)
+        with pytest.raises(jobs.VmBusy, match=first.session_id[:8]):
+            jobs.take_snapshot(second, vm_id)
+        jobs.abandon_snapshot(first, snapshot)
+        jobs.abandon_snapshot(second, jobs.take_snapshot(second, vm_id))
+
+
+def test_an_older_snapshot_never_takes_a_newer_point_as_reference(
+    simulator: Simulator,
+    client: AhvClient,
+    repository: Repository,
+    open_backup: Callable[..., AbstractContextManager[BackupSession]],
+    back_up: Callable[[BackupSession, str], RestorePoint],
+) -> None:
+    """Only a point before the snapshot can be built on, and settling never deletes what the newest point names."""
+    vm_id = simulator.vm_id("files01")
+    with open_backup("files01") as session:
+        first = back_up(session, vm_id)
+        assert jobs.find_reference(session, vm_id, before=first.created_at).point is None
+        stale = jobs.Reference(first, first.source["recovery_point_id"])
+        snapshot = jobs.take_snapshot(session, vm_id)
+        jobs.settle_snapshot(session, snapshot, stale)
+        assert first.source["recovery_point_id"] in ours(client, repository)["recovery points"]
+        client.delete_recovery_point(snapshot.recovery_point_id)

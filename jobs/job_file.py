@@ -1,0 +1,87 @@
+"""A job as a YAML file: the fields of `BackupJob`, and when it runs. The same file serves the command
+line (`ahvault backup --job-file`) and the scheduler (`ahvault serve`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import yaml
+from pydantic import Field, ValidationError, field_validator
+
+from jobs.errors import JobInvalid
+from jobs.model import BackupJob
+
+
+class ScheduledJob(BackupJob):
+    """A job and its schedule. Without one it runs only when somebody starts it."""
+
+    schedule: Annotated[
+        str | None, Field(description="When it runs, as a cron line such as `0 1 * * *`.")
+    ] = None
+    time_zone: Annotated[
+        str, Field(description="Time zone of the schedule, such as `Europe/Berlin`.")
+    ] = "UTC"
+
+    @field_validator("schedule")
+    @classmethod
+    def _schedule_has_five_fields(cls, value: str | None) -> str | None:
+        if value is not None and len(value.split()) != 5:
+            raise ValueError(
+                f"a schedule has five fields (minute hour day month weekday); got {value!r}"
+            )
+        return value
+
+    @field_validator("time_zone")
+    @classmethod
+    def _zone_exists(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(f"there is no time zone {value!r}") from error
+        return value
+
+    def job(self) -> BackupJob:
+        """The job alone, as the session flow takes it."""
+        return BackupJob.model_validate(
+            self.model_dump(include=set(BackupJob.model_fields), mode="json")
+        )
+
+
+def read_job_file(path: Path) -> ScheduledJob:
+    """The job in a file; its name is that of the file unless it says another.
+
+    Raises `JobInvalid`, which names the field and, where a name is misspelt, the near one.
+    """
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise JobInvalid(str(path), error.strerror or str(error)) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise JobInvalid(str(path), f"it is not YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise JobInvalid(str(path), "it holds no fields; write `name: value` lines")
+    return parse_job({"name": path.stem, **document}, place=str(path))
+
+
+def parse_job(fields: dict[str, Any], *, place: str) -> ScheduledJob:
+    """A job from fields. `place` says in errors where they were written."""
+    try:
+        return ScheduledJob.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            reason = f"there is no such field{_near(str(first['loc'][-1]), nested=len(first['loc']) > 1)}"
+        raise JobInvalid(f"{place}: {field}", reason) from error
+
+
+def _near(name: str, *, nested: bool) -> str:
+    scope = BackupJob.model_fields["scope"].annotation
+    known = getattr(scope, "model_fields", {}) if nested else ScheduledJob.model_fields
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(sorted(known))}"
