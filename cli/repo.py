@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -74,7 +74,7 @@ def init(
         secret=secret,
         compression_level=compression_level,
     )
-    output.result(facts, lambda: [_sentence(facts)])
+    output.result(facts, lambda: _sentences(facts))
 
 
 def make_repository(
@@ -93,9 +93,16 @@ def make_repository(
     with engine.Repository.create(
         url, storage_options=storage_options, options=options, secret=secret
     ) as made:
-        return {"id": made.id, "url": made.url, "is_encrypted": made.is_encrypted}
+        return {
+            "id": made.id,
+            "url": made.url,
+            "is_encrypted": made.is_encrypted,
+            "creates_exclusively": made.creates_exclusively(),
+        }
 
 
-def _sentence(facts: Mapping[str, Any]) -> str:
+def _sentences(facts: Mapping[str, Any]) -> Iterator[str]:
     manner = "encrypted repository" if facts["is_encrypted"] else "repository"
-    return f"Made {manner} {facts['id']} at {facts['url']}"
+    yield f"Made {manner} {facts['id']} at {facts['url']}"
+    if not facts["creates_exclusively"]:
+        yield "Its store cannot create objects exclusively: collect from one place only."

@@ -57,6 +57,7 @@ from repository.locating import read_segments
 from repository.marks import MarkName
 from repository.points import RestorePoint
 from repository.store import ObjectInfo
+from repository.stores import creates_exclusively
 from repository.usage import measure
 
 _SHORT_GRACE_HOURS = 24
@@ -158,8 +159,8 @@ class Collector:
         return CollectReport(stage, newest.number, reason=outcome.reason)
 
     def _refuse_without_exclusive_creation(self) -> None:
-        exclusive = self._tools.store.capabilities.create_exclusive
-        if not exclusive and not self._settings.is_only_collector:
+        store = self._tools.store
+        if not self._settings.is_only_collector and not creates_exclusively(store):
             raise CollectionRefused(
                 "this store cannot create objects exclusively, so two collectors could not tell who "
                 "is first; collect from one place only and say so with --only-collector"

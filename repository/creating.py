@@ -7,17 +7,26 @@ from repository.ports import Buffer
 from repository.store import Store
 
 
-def create(store: Store, key: str, stored: Buffer) -> bool:
+def create(store: Store, key: str, *pieces: Buffer) -> bool:
     """Create the object; False if another one has that name. Durable on return.
 
     A lost answer is resolved by reading back: what is there with these bytes is ours. Raises the
     store's errors, after which it is unknown whether the object exists.
     """
     try:
-        store.put_new(key, stored)
+        store.put_new(key, *pieces)
     except (ObjectExists, StoreUnavailable) as error:
         try:
-            return store.get(key) == bytes(stored)
+            return store.get(key) == b"".join(pieces)
         except ObjectNotFound:
             raise error from None
     return True
+
+
+def create_own(store: Store, key: str, *pieces: Buffer) -> None:
+    """Create an object whose name is random, so that whatever has that name must be ours.
+
+    As `create`, but raises ObjectExists if there are other bytes.
+    """
+    if not create(store, key, *pieces):
+        raise ObjectExists(key)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
+from repository.creating import create_own
 from repository.errors import DamagedObject, ObjectNotFound, UnsupportedFormat
 from repository.layout import LIVE, REPORTS, live_key, report_key, safe_name
 from repository.points import DamagedRecord
@@ -86,7 +87,7 @@ class SessionReports:
     def save(self, session_id: str, report: Mapping[str, Any]) -> None:
         """Store the report of a session; durable on return."""
         key = report_key(session_id, self._clock.now(), uuid.uuid4().hex)
-        self._store.put_new(key, self._records.encode(key, _REPORT_KIND, report))
+        create_own(self._store, key, self._records.encode(key, _REPORT_KIND, report))
 
     def list(self) -> ReportListing:
         """All reports, oldest first."""

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 from blake3 import blake3
 
+from repository.creating import create_own
 from repository.errors import DamagedObject
 from repository.extents import chunk_count
 from repository.keys import RepositoryKeys
@@ -298,7 +299,7 @@ def store_layer(
     key = map_key(disk_id, uuid.uuid4())
     plain = writer.finish(layer_description(disk_id, shape, digests, is_base=is_base, keys=keys))
     stored = sealer.close_object(key, plain)
-    store.put_new(key, stored)
+    create_own(store, key, stored)
     digest = hashlib.sha256(stored).hexdigest()
     return ObjectRef(key=key, size_bytes=len(stored), sha256=digest)
 

@@ -42,11 +42,12 @@ from repository.points import DiskRecord, PointListing, RestorePoint
 from repository.ports import DiskSource
 from repository.reader import DiskReader
 from repository.records import RecordCodec
+from repository.retention import PointFacts
 from repository.sampling import differing_extents
 from repository.sealing import AesGcmSealer, PlainSealer
 from repository.session import WriteSession
 from repository.store import Store
-from repository.stores import open_store
+from repository.stores import creates_exclusively, open_store
 from repository.units import Clock, SystemClock
 from repository.usage import ReferenceCache
 from repository.verify import Verifier
@@ -156,6 +157,14 @@ class Repository:
     def is_encrypted(self) -> bool:
         return self._description.master_key is None
 
+    def creates_exclusively(self) -> bool:
+        """Whether the store refuses to replace an object; asks it by trying, where that depends.
+
+        If it does not, everything works but collection, which then needs to be told that it is the
+        only one. Raises the store's errors.
+        """
+        return creates_exclusively(self._store)
+
     def secrets(self) -> list[KeyWrap]:
         """The passphrases and key files that open this repository, without the secrets themselves."""
         return self._key_ring().wraps()
@@ -248,6 +257,12 @@ class Repository:
     def holds(self, vm_id: str | None = None) -> dict[str, str]:
         """Why restore points are held, by id."""
         return self._life.holds(vm_id)
+
+    def retention_facts(self, vm_id: str | None = None) -> list[PointFacts]:
+        """What retention needs to know of the restore points of one VM, or of all."""
+        holds = self._life.holds(vm_id)
+        points = self._catalogue.listing(vm_id).points
+        return [PointFacts.of(point, holds.get(point.id)) for point in points]
 
     def collect(
         self,

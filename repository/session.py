@@ -21,6 +21,7 @@ from repository.codec import ChunkCodec
 from repository.commit_guard import CommitGuard
 from repository.controls import TransferControls
 from repository.counters import TransferCounters
+from repository.creating import create_own
 from repository.disk_writer import BaseDisk, DiskWriter
 from repository.errors import (
     CommitFailed,
@@ -237,7 +238,7 @@ class WriteSession:
     def _store_pack(
         self, pack: StoredPack, pieces: list[Buffer], counters: TransferCounters
     ) -> None:
-        self._store.put_new(pack_key(pack.pack_id), *pieces)
+        create_own(self._store, pack_key(pack.pack_id), *pieces)
         counters.add(requests=1, stored_bytes=pack.size_bytes)
         self._lease.keep_alive()
         self._index.add(pack.places)
@@ -258,7 +259,7 @@ class WriteSession:
             key, stored = encode_segment(
                 packs, self.session_id, self._records.keys, self._records.sealer
             )
-            self._store.put_new(key, stored)
+            create_own(self._store, key, stored)
         except BaseException:
             with self._guard:  # still to be indexed by whoever flushes next
                 self._unindexed = packs + self._unindexed

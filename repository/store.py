@@ -26,8 +26,11 @@ class ObjectInfo:
 class StoreCapabilities:
     """What a store can be relied on for, beyond the minimum."""
 
-    create_exclusive: bool
-    """`put_new` refuses, atomically, to replace an object."""
+    create_exclusive: bool | None
+    """`put_new` refuses, atomically, to replace an object; None if that depends on the server.
+
+    `creates_exclusively` in repository/stores/probing.py then finds out.
+    """
     high_latency: bool
     """A request costs milliseconds: use many at once and merge generously."""
 

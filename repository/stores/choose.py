@@ -13,12 +13,14 @@ from repository.stores.fsspec_store import FsspecStore
 from repository.stores.local import LocalStore
 from repository.stores.memory import MemoryStore
 
+_EXTRAS = {"s3", "sftp"}
+
 
 def open_store(url: str, storage_options: Mapping[str, Any] | None = None) -> Store:
-    """The store at a URL: a path or `file://` is a directory, anything else goes to fsspec.
+    """The store at a URL.
 
-    Raises InvalidInput for a URL that no installed fsspec implementation serves. Connects to
-    nothing yet.
+    A path or `file://` is a directory; `s3://` and `sftp://` have stores of their own; anything else
+    goes to fsspec. Raises InvalidInput for a URL that nothing installed serves.
     """
     if not url:
         raise InvalidInput("repository URL", "is empty")
@@ -27,4 +29,21 @@ def open_store(url: str, storage_options: Mapping[str, Any] | None = None) -> St
         return LocalStore(Path(unquote(urlsplit(url).path) if scheme else url))
     if scheme == "memory":
         return MemoryStore(url)
+    if scheme in _EXTRAS:
+        return _store_of_extra(scheme, url, storage_options)
     return FsspecStore(url, storage_options)
+
+
+def _store_of_extra(extra: str, url: str, storage_options: Mapping[str, Any] | None) -> Store:
+    """A store whose libraries are installed by an extra of the same name as the scheme."""
+    try:
+        if extra == "s3":
+            from repository.stores.s3 import S3Store  # noqa: PLC0415 - installed or not
+
+            return S3Store(url, storage_options)
+        from repository.stores.sftp import SftpStore  # noqa: PLC0415 - installed or not
+
+        return SftpStore(url, storage_options)
+    except ImportError as error:
+        reason = f"needs {error.name}: pip install 'ahvault[{extra}]'"
+        raise InvalidInput(f"repository URL {url}", reason) from error

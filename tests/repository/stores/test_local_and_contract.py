@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import uuid
 from pathlib import Path
 
 import pytest
@@ -20,15 +19,7 @@ from repository.errors import (
     StoreUnavailable,
 )
 from repository.store import ObjectInfo, Store
-from repository.stores import FsspecStore, open_store
-
-
-@pytest.fixture(params=["local", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """An empty store of each kind."""
-    if request.param == "memory":
-        return open_store(f"memory://{uuid.uuid4().hex}/below")
-    return open_store(str(tmp_path / "not" / "yet" / "there"))
+from repository.stores import FsspecStore, creates_exclusively, open_store
 
 
 class TestContract:
@@ -69,7 +60,7 @@ class TestContract:
             thread.start()
         for thread in threads:
             thread.join()
-        assert store.capabilities.create_exclusive
+        assert creates_exclusively(store)
         assert [b"%d" % number for number in winners] == [store.get("repo.json")]
 
     def test_ranges_are_exact(self, store: Store) -> None:
@@ -177,6 +168,6 @@ def test_any_fsspec_file_system_is_a_store(tmp_path: Path) -> None:
     store.put_new("a/b", b"12", b"3")
     assert (tmp_path / "a" / "b").read_bytes() == b"123"
     assert [*store.list("a/")] == [ObjectInfo("a/b", 3)]
-    assert not store.capabilities.create_exclusive
+    assert not creates_exclusively(store)
     with pytest.raises(ObjectExists):
         store.put_new("a/b", b"4")
