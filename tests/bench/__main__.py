@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from repository.options import RepositoryOptions
-from tests.bench import steps
+from tests.bench import peers, steps
 from tests.bench.image import change_disk, default_tree, make_disk, same_content, write_dense
 
 MiB = 1024 * 1024
@@ -63,6 +63,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tree", type=Path, default=default_tree(), help="files to fill it with")
     parser.add_argument("--level", type=int, default=RepositoryOptions().compression_level)
     parser.add_argument("--dir", type=Path, help="where to work (default: the temporary folder)")
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="rounds beside restic and borg (default 1; 0: none)"
+    )
     parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -80,6 +83,50 @@ def run(folder: Path, options: argparse.Namespace) -> None:
     print_table(rows, options.level, disk.stat().st_size, data_bytes)
     for line in ratios:
         print(line)
+    if options.rounds:
+        compare(peers.Images(disk, changed, folder), options)
+
+
+def compare(images: peers.Images, options: argparse.Namespace) -> None:
+    """Ours, restic and borg in turns; whole processes, so ours with the start of Python."""
+    programs = peers.installed()
+    for missing in set(peers.PEERS) - set(programs):
+        print(f"{missing} is not installed: left out")
+    costs: peers.Costs = {"ahvault": {}, **{name: {} for name in programs}}
+    for _ in range(options.rounds):
+        for name, works in costs.items():
+            done = peers.PEERS[name](images) if name in programs else ours(images, options.level)
+            for work, cost in done.items():
+                works.setdefault(work, []).append(cost)
+    print(f"\nIn turns, {options.rounds} rounds; medians, and ratios per round (least to most):\n")
+    print_lines(peers.tables(costs, "ahvault"), text_columns=2)
+
+
+def ours(images: peers.Images, level: int) -> dict[str, peers.Cost]:
+    """The same four things done by this engine."""
+    place = images.folder / "ours"
+    url = str(place / "repository")
+
+    def run(*arguments: str) -> peers.Cost:
+        command = [sys.executable, "-m", "tests.bench", "--step", *arguments]
+        before = peers.stored_bytes(place)
+        cost = peers.run_program(command, {}, Path.cwd())
+        return {**cost, "stored_bytes": peers.stored_bytes(place) - before}
+
+    place.mkdir()
+    run("create", url, str(level))
+    disk, changed, target = str(images.disk), str(images.changed), images.folder / "restored-ours"
+    costs = {
+        peers.WORKS[0]: run("backup", url, disk, "-", "-", "full"),
+        peers.WORKS[1]: run("backup", url, disk, "-", "full", "reread"),
+        peers.WORKS[2]: run("backup", url, changed, "-", "full", "part"),
+        "restore": run("restore", url, "newest", str(target)),
+    }
+    if not same_content(images.changed, target):
+        raise SystemExit("the restored disk differs from its source")
+    target.unlink()
+    shutil.rmtree(place)
+    return costs
 
 
 def measure(
@@ -163,12 +210,16 @@ def print_table(rows: list[Row], level: int, size_bytes: int, data_bytes: int) -
         "peak MiB",
         "requests",
     ]
-    table = [head, *(row.cells() for row in rows)]
-    widths = [max(len(line[column]) for line in table) for column in range(len(head))]
+    print_lines([head, *(row.cells() for row in rows)], text_columns=1)
+
+
+def print_lines(table: list[list[str]], text_columns: int) -> None:
+    """A Markdown table; numbers are set flush right."""
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     for number, line in enumerate(table):
         cells = [
-            line[0].ljust(widths[0]),
-            *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)),
+            cell.ljust(width) if column < text_columns else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
         print("| " + " | ".join(cells) + " |")
         if number == 0:

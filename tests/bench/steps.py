@@ -96,10 +96,11 @@ def read_and_hash(disk: Path) -> dict[str, Any]:
 
 
 def restore(url: str, point_id: str, path: Path) -> dict[str, Any]:
-    """Restore the disk of a point to a new sparse file."""
+    """Restore the disk of a point, by its id or `newest`, to a new sparse file."""
     counters = TransferCounters()
     with Repository.open(url) as repository:
-        reader = repository.open_disk(repository.point(point_id), DISK_ID)
+        newest = repository.points().newest() if point_id == "newest" else None
+        reader = repository.open_disk(newest or repository.point(point_id), DISK_ID)
         with FileTarget(path, reader.size_bytes) as target:
             reader.restore_to(target, target_is_blank=True, counters=counters)
     return counters.figures().model_dump()
