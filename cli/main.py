@@ -11,7 +11,22 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli import backup, clean, demo, export, points, repo, restore, sessions, simulator, verify, vms
+from cli import (
+    backup,
+    clean,
+    collect,
+    demo,
+    export,
+    forget,
+    points,
+    repo,
+    restore,
+    retention,
+    sessions,
+    simulator,
+    verify,
+    vms,
+)
 from cli.exit_codes import ExitCode, exit_code_help
 from cli.failures import report_failure
 from cli.output import say
@@ -35,6 +50,12 @@ app.command("clean", epilog=clean.EXAMPLES)(clean.clean)
 app.command("restore", epilog=restore.EXAMPLES)(restore.restore)
 app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("verify", epilog=verify.EXAMPLES)(verify.verify)
+app.command("retention", epilog=retention.EXAMPLES)(retention.retention)
+app.command("forget", epilog=forget.FORGET_EXAMPLES)(forget.forget)
+app.command("undelete", epilog=forget.UNDELETE_EXAMPLES)(forget.undelete)
+app.command("hold", epilog=forget.HOLD_EXAMPLES)(forget.hold)
+app.command("release", epilog=forget.RELEASE_EXAMPLES)(forget.release)
+app.command("collect", epilog=collect.EXAMPLES)(collect.collect)
 app.add_typer(repo.app, name="repo")
 app.command("simulator", epilog=simulator.EXAMPLES)(simulator.simulator)
 

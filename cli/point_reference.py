@@ -8,7 +8,7 @@ db01@2026-11-23T20:15       a VM and the start of a moment, in UTC, as `ahvault 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from cli.errors import DiskUnknown, PointAmbiguous, PointUnknown
@@ -66,9 +66,9 @@ def moment_reference(point: RestorePoint) -> str:
     return f"{point.vm_name}@{_shown_time(point)}"
 
 
-def short_ids(points: Sequence[RestorePoint]) -> dict[str, str]:
-    """Full id to its shortest start that is unique among `points`, at least eight characters."""
-    ids = sorted(point.id for point in points)
+def short_ids(point_ids: Iterable[str]) -> dict[str, str]:
+    """Full id to its shortest start that is unique among them, at least eight characters."""
+    ids = sorted(point_ids)
     short: dict[str, str] = {}
     for index, full in enumerate(ids):
         neighbours = ids[max(index - 1, 0) : index] + ids[index + 1 : index + 2]

@@ -138,7 +138,7 @@ def _view(
     if not chosen:
         yield "The repository holds no restore point yet. `ahvault backup` makes the first."
         return
-    ids = short_ids(listing.points)
+    ids = short_ids(point.id for point in listing.points)
     yield table(_POINT_COLUMNS, (_point_row(point, ids[point.id]) for point in chosen))
     if with_disks:
         rows = (_disk_row(disk, ids[point.id]) for point in chosen for disk in point.disks)

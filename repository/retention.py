@@ -23,6 +23,7 @@ from typing import TypeAlias
 
 from repository.errors import InvalidInput, RepositoryError
 from repository.gfs import GfsCandidate, GfsFlag, assign_flags
+from repository.points import RestorePoint
 from repository.retention_policy import RetentionPolicy
 
 # AHV was released in 2015; a session dated earlier ran on a machine whose clock was not set.
@@ -51,6 +52,20 @@ class PointFacts:
     """Why the point is none of the job's business: imported, copied, ad hoc (D5); else None."""
     is_damaged: bool = False
     """True while verification has open findings that concern the point."""
+
+    @classmethod
+    def of(cls, point: RestorePoint, hold: str | None, *, is_damaged: bool = False) -> PointFacts:
+        """The facts of a restore point. A copy is none of the job's business here (D5)."""
+        return cls(
+            point_id=point.id,
+            vm_id=point.vm_id,
+            vm_name=point.vm_name,
+            job=point.job,
+            started_at=point.session_started_at,
+            hold=hold,
+            exemption="copied from another repository" if point.copied_from else None,
+            is_damaged=is_damaged,
+        )
 
     def __post_init__(self) -> None:
         _require_aware(f"session start of restore point {self.point_id}", self.started_at)

@@ -116,6 +116,6 @@ def test_disks_by_label_or_id() -> None:
 
 def test_short_ids_are_unique_and_found_again() -> None:
     """Every short id leads back to its point."""
-    short = short_ids(POINTS)
+    short = short_ids(point.id for point in POINTS)
     assert short["bbbbbbbb33"] == "bbbbbbbb"
     assert [find_point(POINTS, short[made.id]).id for made in POINTS] == [p.id for p in POINTS]
