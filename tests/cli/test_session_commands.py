@@ -297,10 +297,10 @@ def test_a_dead_prefect_server_is_one_sentence(
     assert len(err.splitlines()) == 1
 
 
-def test_an_encrypted_repository_is_backed_up_to(
-    ahvault, ended, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_encrypted_repository_is_backed_up_to_and_restored_from(
+    ahvault, ended, store: Path, cluster: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The flow opens what the command line was given the passphrase of."""
+    """The flows open what the command line has the passphrase of; the restored VM has the same files."""
     (tmp_path / "phrase").write_text("correct horse battery staple\n")
     monkeypatch.setenv("AHVAULT_REPOSITORY_URL", str(tmp_path / "sealed"))
     monkeypatch.setenv("AHVAULT_REPOSITORY_PASSPHRASE_FILE", str(tmp_path / "phrase"))
@@ -310,6 +310,12 @@ def test_an_encrypted_repository_is_backed_up_to(
     assert json.loads(out)["vms"][0]["status"] == "success"
     assert "horse" not in out + err
     assert ahvault("verify").code == ExitCode.OK
+    code, out, err = ended("restore", "web01", "--name", "web01-again", "--json")
+    assert code == ExitCode.OK, err
+    assert "horse" not in out + err
+    files = cluster.story.list_files("web01-again")
+    assert files
+    assert files == cluster.story.list_files("web01")
 
 
 @pytest.fixture
