@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -60,6 +61,10 @@ def backup(
     consistency: Annotated[
         str, typer.Option(help="What to ask of the cluster: crash or application.")
     ] = "crash",
+    job_file: Annotated[
+        Path | None,
+        typer.Option(help="Take the whole job from a YAML file instead.", metavar="FILE"),
+    ] = None,
 ) -> None:
     """Back up VMs: one new restore point each, incremental wherever that is possible.
 
@@ -71,7 +76,11 @@ def backup(
     settings = load_settings(common, cluster, repository, workers)
     output = open_output(as_json=common.as_json)
     prepare_prefect(verbose=common.verbose)
-    definition = _define_job(job, vms or [], exclude or [], parallel_vms, consistency)
+    definition = (
+        _job_of_file(job_file, vms)
+        if job_file is not None
+        else _define_job(job, vms or [], exclude or [], parallel_vms, consistency)
+    )
     result = run_backup(settings, definition)
     output.result(session_as_data(result), lambda: view_session(result))
     if result.status in ("failed", "stopped"):
@@ -108,23 +117,25 @@ def _look_before(settings: Settings, job: BackupJob) -> None:
             client.find_vm(name)
 
 
+def _job_of_file(path: Path, vms: list[str] | None) -> BackupJob:
+    from jobs import JobInvalid, read_job_file
+
+    if vms:
+        raise JobInvalid(
+            "scope", f"VMs are named on the command line and in {path}; name them once"
+        )
+    return read_job_file(path).job()
+
+
 def _define_job(
     name: str, vms: list[str], exclude: list[str], parallel_vms: int, consistency: str
 ) -> BackupJob:
-    from pydantic import ValidationError
+    from jobs import parse_job
 
-    from jobs import BackupJob, JobInvalid
-
-    try:
-        return BackupJob.model_validate(
-            {
-                "name": name,
-                "scope": {"vms": vms, "exclude": exclude},
-                "parallel_vms": parallel_vms,
-                "consistency": consistency,
-            }
-        )
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise JobInvalid(field, first["msg"].removeprefix("Value error, ")) from error
+    fields = {
+        "name": name,
+        "scope": {"vms": vms, "exclude": exclude},
+        "parallel_vms": parallel_vms,
+        "consistency": consistency,
+    }
+    return parse_job(fields, place="the command line").job()

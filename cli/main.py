@@ -22,6 +22,7 @@ from cli import (
     repo,
     restore,
     retention,
+    serve,
     sessions,
     simulator,
     verify,
@@ -45,6 +46,7 @@ app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
 app.command("vms", epilog=vms.EXAMPLES)(vms.vms)
 app.command("backup", epilog=backup.EXAMPLES)(backup.backup)
 app.command("points", epilog=points.EXAMPLES)(points.points)
+app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("sessions", epilog=sessions.EXAMPLES)(sessions.sessions)
 app.command("clean", epilog=clean.EXAMPLES)(clean.clean)
 app.command("restore", epilog=restore.EXAMPLES)(restore.restore)

@@ -1,0 +1,209 @@
+"""`ahvault serve`: one machine, scheduled. A Prefect server with its UI, and our jobs served from it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.config import Settings, load_settings, user_data_dir
+from cli.connections import (
+    cluster_block,
+    open_cluster,
+    open_repository,
+    repository_block,
+    workers_block,
+)
+from cli.errors import ConfigInvalid, PrefectUnavailable
+from cli.options import (
+    ClusterOptions,
+    CommonOptions,
+    RepositoryOptions,
+    WorkerOptions,
+    with_options,
+)
+from cli.output import open_output, say
+
+if TYPE_CHECKING:
+    from jobs import ScheduledJob
+
+EXAMPLES = """Examples:
+
+- `ahvault serve nightly.yaml`
+- `ahvault serve jobs/*.yaml --port 4200`
+"""
+
+START_TIMEOUT_S = 120.0
+"""The first start creates the database, which takes longer than any later one."""
+
+# What a server that keeps its history needs; why is said in docs/serve.md. Whatever the
+# environment sets stays.
+_SERVER_SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+        "prefect.server.concurrency.lease_storage.filesystem"
+    ),
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "100",
+}
+_CLIENT_SETTINGS = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_CLIENT_MAX_RETRIES": "20",
+    "PREFECT_RUNNER_POLL_FREQUENCY": "5",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "repository,nutanix,jobs",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+
+
+@with_options
+def serve(
+    common: CommonOptions,
+    cluster: ClusterOptions,
+    repository: RepositoryOptions,
+    workers: WorkerOptions,
+    job_files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Jobs as YAML files; a schedule is one of their fields.", metavar="[JOB.yaml]..."
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. The server has no users: keep it private.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the UI and its API.")] = 4200,
+    limit: Annotated[int, typer.Option(min=1, help="How many sessions may run at once.")] = 2,
+) -> None:
+    """Run jobs on a schedule, with the Prefect UI, until Ctrl-C or SIGTERM.
+
+    Brings up a Prefect server that keeps its history, saves the configured connections there, and
+    serves every job as a deployment: it runs by its schedule, or from the UI. Without a job file
+    there is one job over every VM, `manual`, without a schedule.
+    """
+    settings = load_settings(common, cluster, repository, workers)
+    output = open_output(as_json=common.as_json)
+    from jobs import ScheduledJob, read_job_file
+
+    jobs = [read_job_file(path) for path in job_files or ()] or [ScheduledJob(name="manual")]
+    _require_free(host, port)
+    _set_environment(host, port)  # Before the first import of prefect, which reads it once.
+    _look_before(settings)
+    with _server_running(host, port):
+        ready = {
+            "ui_url": f"http://{host}:{port}",
+            "jobs": [{"name": job.name, "schedule": job.schedule} for job in jobs],
+        }
+        _serve_jobs(settings, jobs, limit, lambda: output.result(ready, lambda: _view(ready)))
+
+
+def _look_before(settings: Settings) -> None:
+    """What is wrong with the settings is said now, not by the first session in the night."""
+    workers_block(settings)
+    with open_repository(settings), open_cluster(settings) as client:
+        client.clusters()
+
+
+def _set_environment(host: str, port: int) -> None:
+    home = Path(os.environ.get("PREFECT_HOME") or user_data_dir(os.environ) / "prefect")
+    home.mkdir(parents=True, exist_ok=True)
+    for name, value in {
+        **_SERVER_SETTINGS,
+        **_CLIENT_SETTINGS,
+        "PREFECT_HOME": str(home),
+    }.items():
+        os.environ.setdefault(name, value)
+    # The UI asks the API at the address that the settings name, whatever --port says.
+    os.environ["PREFECT_SERVER_API_HOST"] = host
+    os.environ["PREFECT_SERVER_API_PORT"] = str(port)
+    os.environ["PREFECT_API_URL"] = f"http://{host}:{port}/api"
+
+
+@contextmanager
+def _server_running(host: str, port: int) -> Iterator[None]:
+    """A Prefect server as a child process while the block runs; raises `PrefectUnavailable`."""
+    say("Starting the Prefect server ...")
+    # In a session of its own: Ctrl-C must reach the jobs first, which need it to clean up.
+    child = subprocess.Popen(
+        [sys.executable, "-m", "prefect", "server", "start"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _wait_until_healthy(child, f"http://{host}:{port}/api")
+        yield
+    finally:
+        child.terminate()
+        try:
+            child.wait(20)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _wait_until_healthy(child: subprocess.Popen[bytes], url: str) -> None:
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        if child.poll() is not None:
+            raise PrefectUnavailable(url, f"it ended with code {child.returncode} while starting")
+        if _is_healthy(url):
+            return
+        time.sleep(0.3)
+    raise PrefectUnavailable(url, f"it was not ready within {START_TIMEOUT_S:.0f} s")
+
+
+def _is_healthy(url: str) -> bool:
+    import httpx
+
+    try:
+        return httpx.get(f"{url}/health", timeout=2.0).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _require_free(host: str, port: int) -> None:
+    """Somebody else's server on the port would look like ours and get our jobs."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            reason = f"{host}:{port} cannot be listened on: {error.strerror}"
+            raise ConfigInvalid("--port", "", reason) from error
+
+
+def _serve_jobs(
+    settings: Settings, jobs: Sequence[ScheduledJob], limit: int, when_ready: Callable[[], None]
+) -> None:
+    """Serve the deployments until a signal ends it; sessions that run are stopped and clean up."""
+    from prefect import serve as serve_deployments
+
+    from flows.deployments import describe_deployments, save_connections
+
+    connections = save_connections(
+        cluster_block(settings), repository_block(settings), workers_block(settings)
+    )
+    deployments = describe_deployments(connections, jobs)
+    when_ready()
+    serve_deployments(
+        *deployments, limit=limit, pause_on_shutdown=False, print_starting_message=False
+    )
+
+
+def _view(ready: dict[str, Any]) -> Iterator[str]:
+    yield f"Prefect UI: {ready['ui_url']}"
+    for job in ready["jobs"]:
+        yield f"Job {job['name']}: {job['schedule'] or 'started by hand, from the UI'}"
+    yield "Ctrl-C ends it."

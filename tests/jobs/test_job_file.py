@@ -1,0 +1,52 @@
+"""Jobs as YAML files: what is read, and how a mistake is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs import JobInvalid, read_job_file
+
+
+def test_a_job_is_named_by_its_file(tmp_path: Path) -> None:
+    """Fields are those of the job; the schedule stays with the file and is no part of the flow's job."""
+    path = tmp_path / "nightly.yaml"
+    path.write_text(
+        "schedule: '0 1 * * *'\ntime_zone: Europe/Berlin\nscope:\n  vms: [web01]\nparallel_vms: 3\n"
+    )
+    job = read_job_file(path)
+    assert (job.name, job.schedule, job.time_zone) == ("nightly", "0 1 * * *", "Europe/Berlin")
+    assert job.job().scope.vms == ("web01",)
+    assert "schedule" not in job.job().model_dump()
+    path.write_text("name: weekly\n")
+    assert read_job_file(path).job().name == "weekly"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("scop: {}", r"nightly.yaml: scop: there is no such field; did you mean scope\?"),
+        ("scope: {vm: [web01]}", r"scope.vm: there is no such field; did you mean vms\?"),
+        ("parallel_vms: 0", "parallel_vms: .*greater than or equal to 1"),
+        ("schedule: daily", "schedule: a schedule has five fields"),
+        ("time_zone: Mars/Base", "time_zone: there is no time zone 'Mars/Base'"),
+        ("name: '?'", "name: a job name has 1 to 40"),
+        ("- a list", "it holds no fields"),
+        ("a: [", "it is not YAML"),
+    ],
+)
+def test_a_bad_job_is_refused_with_the_field_and_the_reason(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    """The operator reads which file, which field, and what it should have been."""
+    path = tmp_path / "nightly.yaml"
+    path.write_text(text)
+    with pytest.raises(JobInvalid, match=said):
+        read_job_file(path)
+
+
+def test_a_job_file_that_is_not_there(tmp_path: Path) -> None:
+    """A missing file is one clear error too."""
+    with pytest.raises(JobInvalid, match=r"none\.yaml: No such file"):
+        read_job_file(tmp_path / "none.yaml")
