@@ -18,6 +18,12 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
+# The vendor's SDKs judge the simulator. Their pins would downgrade ours, so they live by themselves.
+.venv-sdk/.ready: tests/simulator/sdk/requirements.lock
+	$(PYTHON) -m venv --clear .venv-sdk
+	.venv-sdk/bin/pip install --quiet --disable-pip-version-check --no-deps -r $<
+	touch $@
+
 demo: $(READY)   ## back up, change, back up again, verify and restore simulated VMs
 	$(BIN)/ahvault demo $(ARGS)
 
@@ -27,7 +33,7 @@ check: $(READY)  ## format, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check      ## check, then the tests that CI runs
+test: check .venv-sdk/.ready ## check, then the tests that CI runs
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not long" $(ARGS)
 
 test-long: $(READY) ## the long proofs
@@ -45,4 +51,4 @@ lock:            ## resolve pyproject.toml into requirements.lock (needs uv on P
 		--extra dev pyproject.toml -o requirements.lock
 
 clean:           ## remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-sdk .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
