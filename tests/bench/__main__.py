@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from repository.options import RepositoryOptions
-from tests.bench import peers, steps
+from tests.bench import index_scale, peers, steps
 from tests.bench.image import change_disk, default_tree, make_disk, same_content, write_dense
 
 MiB = 1024 * 1024
@@ -53,6 +53,9 @@ def main() -> None:
     if options.step:
         steps.main(options.step)
         return
+    if options.index:
+        print_index(index_scale.measure_index(options.index * index_scale.MILLION))
+        return
     with tempfile.TemporaryDirectory(prefix="ahvault-bench-", dir=options.dir) as folder:
         run(Path(folder), options)
 
@@ -65,6 +68,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dir", type=Path, help="where to work (default: the temporary folder)")
     parser.add_argument(
         "--rounds", type=int, default=1, help="rounds beside restic and borg (default 1; 0: none)"
+    )
+    parser.add_argument(
+        "--index", type=int, metavar="MILLIONS", help="measure an index of so many chunks instead"
     )
     parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -211,6 +217,13 @@ def print_table(rows: list[Row], level: int, size_bytes: int, data_bytes: int) -
         "requests",
     ]
     print_lines([head, *(row.cells() for row in rows)], text_columns=1)
+
+
+def print_index(cost: dict[str, Any]) -> None:
+    head = ["chunks", "adding s", "100,000 lookups s", "own MiB", "mapped MiB", "peak MiB"]
+    names = ["adding_s", "lookup_s", "own_mib", "mapped_mib", "peak_mib"]
+    row = [f"{cost['chunks']:,}", *(f"{cost[name]:.2f}" for name in names)]
+    print_lines([head, row], text_columns=0)
 
 
 def print_lines(table: list[list[str]], text_columns: int) -> None:
