@@ -12,7 +12,7 @@ from jobs import (
     VmResult,
     human_bytes,
     human_duration,
-    human_ratio,
+    vm_cells,
 )
 
 if TYPE_CHECKING:
@@ -60,29 +60,12 @@ def view_session(result: SessionResult) -> Iterator[RenderableType]:
     for text in result.cleaned:
         yield f"Cleaned up after an earlier session: {text}"
     yield ""
-    yield table(VM_COLUMNS, (vm_row(vm) for vm in result.vms))
+    yield table(VM_COLUMNS, (vm_cells(vm) for vm in result.vms))
     rows = [disk_row(vm, disk) for vm in result.vms for disk in vm.disks]
     if rows:
         yield ""
         yield table(DISK_COLUMNS, rows)
     yield from _remarks(result.vms)
-
-
-def vm_row(vm: VmResult) -> tuple[str, ...]:
-    """The cells of one VM."""
-    why = f" ({vm.worker_reason})" if vm.worker_reason else ""
-    return (
-        vm.vm_name,
-        vm.status,
-        vm.kind or "-",
-        str(len(vm.disks)),
-        human_bytes(vm.provisioned_bytes),
-        human_bytes(vm.read_bytes),
-        human_bytes(vm.stored_bytes),
-        human_ratio(vm.read_bytes, vm.stored_bytes),
-        human_duration(vm.duration_s),
-        f"{vm.worker or '-'}{why}",
-    )
 
 
 def disk_row(vm: VmResult, disk: DiskResult) -> tuple[str, ...]:

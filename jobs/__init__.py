@@ -18,7 +18,7 @@ from jobs.extents import DiskPlan, NoReference, ReadMethod
 from jobs.figures import human_bytes, human_duration, human_rate, human_ratio, utc_text
 from jobs.job_file import ScheduledJob, parse_job, read_job_file
 from jobs.journal import Entry, Journal
-from jobs.markdown import session_markdown
+from jobs.markdown import session_markdown, vm_cells
 from jobs.model import BackupJob, Scope, WorkerSpec
 from jobs.progress import NullObserver, Observer, Observers, current_observer, observed_by
 from jobs.reconcile import Leftover, find_leftovers, remove_leftovers
@@ -121,4 +121,5 @@ __all__ = [
     "told_to_the_end",
     "transfer_disk",
     "utc_text",
+    "vm_cells",
 ]

@@ -23,8 +23,13 @@ def session_markdown(result: SessionResult) -> str:
 
 
 def _row(vm: VmResult) -> str:
-    worker = f"{vm.worker} ({vm.worker_reason})" if vm.worker else "-"
-    cells = [
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in vm_cells(vm)) + " |"
+
+
+def vm_cells(vm: VmResult) -> tuple[str, ...]:
+    """One VM of a session as the cells of a table row, in the order of its head."""
+    why = f" ({vm.worker_reason})" if vm.worker_reason else ""
+    return (
         vm.vm_name,
         vm.status,
         vm.kind or "-",
@@ -34,9 +39,8 @@ def _row(vm: VmResult) -> str:
         human_bytes(vm.stored_bytes),
         human_ratio(vm.read_bytes, vm.stored_bytes),
         human_duration(vm.duration_s),
-        worker,
-    ]
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        f"{vm.worker or '-'}{why}",
+    )
 
 
 def _remarks(result: SessionResult) -> list[str]:
