@@ -70,8 +70,8 @@ def find_leftovers(
         if entry.session_id not in state.alive and entry.cluster_url == cluster_url
     ]
     journalled = {entry.object_id for entry in state.entries}
-    superseded = _sources(points) - _sources(newest_points(points)) - journalled
-    why = "reference of a restore point that has a successor"
+    superseded = committed_sources(repository) - _sources(newest_points(points)) - journalled
+    why = "reference of a restore point that has a successor or was forgotten"
     return leftovers + [
         Leftover("recovery-point", point.name, point.id, why)
         for point in client.recovery_points(name_prefix=repository_prefix(repository.id))
@@ -89,6 +89,12 @@ def newest_points(points: Iterable[RestorePoint]) -> list[RestorePoint]:
     return list(newest.values())
 
 
+def committed_sources(repository: Repository) -> set[str]:
+    """Every recovery point that a commit record names, those of forgotten restore points too."""
+    forgotten = (each.point for each in repository.forgotten())
+    return _sources(repository.points().points) | _sources(forgotten)
+
+
 def remove_leftovers(
     client: AhvClient, repository: Repository, leftovers: Iterable[Leftover], *, clock: Clock
 ) -> list[str]:
@@ -97,7 +103,7 @@ def remove_leftovers(
     One that cannot be removed is told in the log, stays in the journal and hinders no other.
     """
     removed = []
-    committed = _sources(repository.points().points)
+    committed = committed_sources(repository)
     for leftover in sorted(leftovers, key=lambda each: _ORDER[each.kind]):
         owner = leftover.entry.session_id if leftover.entry else None
         try:
@@ -124,7 +130,7 @@ def remove_own_leftovers(
         own = [each for each in all_entries(repository.live) if each.session_id == session_id]
         if not own:
             return
-        committed = _sources(repository.points().points)
+        committed = committed_sources(repository)
     except RepositoryError as error:
         log.warning("What this session may have left stays for the next one: %s", error)
         return

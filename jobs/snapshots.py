@@ -14,7 +14,7 @@ from jobs.errors import SnapshotIncomplete, VmBusy
 from jobs.extents import NoReference
 from jobs.journal import Entry, read_journal
 from jobs.marks import repository_prefix
-from jobs.reconcile import newest_points
+from jobs.reconcile import committed_sources, newest_points
 from jobs.session import BackupSession
 from nutanix import DiskRecoveryPointRef, FeatureMissing, NotFound, Vm
 from repository import DiskRecord, RestorePoint
@@ -179,9 +179,7 @@ def abandon_snapshot(session: BackupSession, snapshot: Snapshot) -> None:
     is the reference of a restore point that exists, and stays. Raises `RepositoryError` when that
     cannot be found out; nothing is deleted then.
     """
-    points = session.repository.points(snapshot.vm_id).points
-    named = {point.source.get("recovery_point_id") for point in points}
-    if snapshot.recovery_point_id not in named:
+    if snapshot.recovery_point_id not in committed_sources(session.repository):
         session.client.delete_recovery_point(snapshot.recovery_point_id)
     session.journal.forget(snapshot.entry)
 

@@ -320,3 +320,21 @@ def test_an_older_snapshot_never_takes_a_newer_point_as_reference(
         jobs.settle_snapshot(session, snapshot, stale)
         assert first.source["recovery_point_id"] in ours(client, repository)["recovery points"]
         client.delete_recovery_point(snapshot.recovery_point_id)
+
+
+def test_the_reference_of_a_forgotten_point_goes(
+    simulator: Simulator,
+    client: AhvClient,
+    repository: Repository,
+    open_backup: Callable[..., AbstractContextManager[BackupSession]],
+    back_up: Callable[[BackupSession, str], RestorePoint],
+) -> None:
+    """Once its restore point is forgotten, nothing builds on a recovery point: the next clean-up removes it (N9)."""
+    vm_id = simulator.vm_id("web01")
+    with open_backup() as session:
+        point = back_up(session, vm_id)
+    repository.forget(point)
+    reconcile(client, repository, open_backup)
+    assert ours(client, repository)["recovery points"] == []
+    with open_backup() as session:
+        assert jobs.find_reference(session, vm_id).point is None
