@@ -167,7 +167,8 @@ def ending_line(result: VmResult) -> str:
         return f"{result.vm_name}: {result.status}: {result.error}"
     duration = human_duration(result.duration_s)
     if result.kind is None:
-        return f"{result.vm_name}: {result.status} in {duration}"
+        warned = ", with warnings," if result.warnings else ""
+        return f"{result.vm_name}: restored{warned} in {duration}"
     amounts = f"{human_bytes(result.read_bytes)} read, {human_bytes(result.stored_bytes)} stored"
     return f"{result.vm_name}: {result.status}, {result.kind}, {amounts} in {duration}"
 
