@@ -68,6 +68,7 @@ from repository.points import (
 from repository.ports import DiskSource, DiskTarget, Throttle
 from repository.reader import DiskReader
 from repository.recovery_key import read_key_file, read_passphrase, recovery_key_text
+from repository.repair import RepairReport
 from repository.repository import Repository
 from repository.retention import (
     Decision,
@@ -140,6 +141,7 @@ __all__ = [
     "PointListing",
     "PointNotFound",
     "Reason",
+    "RepairReport",
     "ReportListing",
     "Repository",
     "RepositoryError",

@@ -56,6 +56,7 @@ from repository.layout import HOLDS, MAPS, PACKS, POINTS, SEGMENTS, TOMBS, pack_
 from repository.locating import read_segments
 from repository.marks import MarkName
 from repository.points import RestorePoint
+from repository.quarantine import quarantined_packs
 from repository.store import ObjectInfo
 from repository.stores import creates_exclusively
 from repository.usage import measure
@@ -239,7 +240,7 @@ class Collector:
             lambda: read_segments(store, records),
             {bytes.fromhex(info.key.rpartition("/")[2]) for info in store.list(PACKS)},
             lambda pack_id: store.stat(pack_key(pack_id)) is not None,
-            pack_ids(names | gone),
+            pack_ids(names | gone) | quarantined_packs(store),
         )
         rescued = usage.rescued | usage.unindexed
         needed = {pack_key(pack_id) for pack_id in rescued}

@@ -30,6 +30,7 @@ from repository.maps import open_disk_map
 from repository.marks import HOLD_MARKS, TOMB_MARKS, MarkName, Marks
 from repository.places import Places
 from repository.points import DiskRecord, RestorePoint
+from repository.quarantine import quarantined_packs
 from repository.records import RecordCodec
 from repository.references import disk_states
 from repository.rewriting import Rewriter, rows_of_pack
@@ -210,7 +211,7 @@ class Planner:
             lambda: read_segments(store, self._tools.records),
             packs.keys(),
             lambda pack_id: store.stat(pack_key(pack_id)) is not None,
-            {pack_id for pack_id in packs if pack_key(pack_id) in self._gone},
+            {each for each in packs if pack_key(each) in self._gone} | quarantined_packs(store),
         )
         draft = Draft(points)
         self._condemn_points(draft)
@@ -286,7 +287,7 @@ class Planner:
         rows = {} if dry_run or not worth else self._rows(worth)
         for pack_id in worth:
             self._tools.check_stop()
-            if not dry_run and not rewriter.copy_pack(rows[pack_id], refs):
+            if not dry_run and not rewriter.copy_pack(rows[pack_id], refs, usage):
                 draft.skipped_packs += 1
                 continue
             draft.rewritten_packs += 1

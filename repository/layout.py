@@ -16,6 +16,7 @@ LIVE = "live/"
 GENERATIONS = "gc/"
 TOMBS = "tomb/"
 HOLDS = "holds/"
+QUARANTINE = "quarantine/"
 FEATURES = "features/"
 KEYS = "keys/"
 
@@ -90,3 +91,8 @@ def mark_key(family: str, vm_id: str, point_id: str, number: int, state: str, ma
 def generation_key(number: int, name: str) -> str:
     """Name of an object of one generation of collection."""
     return f"{GENERATIONS}{number:010d}/{name}"
+
+
+def quarantine_key(object_id: str) -> str:
+    """Name of the record that puts a pack or a segment, by its UUID, under quarantine."""
+    return f"{QUARANTINE}{object_id}.json"

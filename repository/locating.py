@@ -21,6 +21,7 @@ from repository.generations import Generations, pack_ids
 from repository.index import ChunkIndex
 from repository.layout import SEGMENTS
 from repository.places import Places, in_packs
+from repository.quarantine import object_id, quarantined, quarantined_packs
 from repository.records import RecordCodec
 from repository.segments import Segment, decode_segment
 from repository.store import Store
@@ -33,8 +34,9 @@ _READS_AT_ONCE = 8
 def read_segments(
     store: Store, records: RecordCodec
 ) -> Generator[tuple[str, Segment | RepositoryError]]:
-    """Every segment with its name, or what is wrong with it; raises the store's errors."""
-    keys = [info.key for info in store.list(SEGMENTS)]
+    """Every segment that is not under quarantine with its name, or what is wrong with it; raises the store's errors."""
+    bad = quarantined(store)
+    keys = [info.key for info in store.list(SEGMENTS) if object_id(info.key) not in bad]
 
     def read(key: str) -> Segment | RepositoryError:
         try:
@@ -91,7 +93,8 @@ class ChunkLocator:
         with self._guard:
             if self._gone is None:
                 newest = self._generations.newest()
-                self._gone = frozenset(pack_ids(self._generations.gone_after(newest)))
+                gone = pack_ids(self._generations.gone_after(newest))
+                self._gone = quarantined_packs(self._store) | gone
             lost = np.flatnonzero(in_packs(places, self._gone))
             if not len(lost):
                 return places

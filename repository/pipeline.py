@@ -76,6 +76,8 @@ class Tools:
     """Writes a finished pack and makes its chunks known once it is durable."""
     keep_alive: Callable[[], None]
     """Tells others that the session is at work, if that is due."""
+    distrusted_packs: set[bytes]
+    """Under quarantine: a chunk that the base has there is stored again. Filled before any work."""
 
 
 class BatchReader:
@@ -136,7 +138,7 @@ class BatchReader:
         for number, chunk_id in enumerate(ids):
             if chunk_id == ZERO_ID:
                 found[number] = (chunk_id, _ZERO_PLACE)
-            elif batch.base is not None and batch.base["id"][number].tobytes() == chunk_id:
+            elif batch.base is not None and self._is_inherited(batch.base[number], chunk_id):
                 found[number] = (chunk_id, batch.base[number : number + 1])
             else:
                 unknown.append(number)
@@ -144,6 +146,13 @@ class BatchReader:
         for number, place in zip(unknown, places, strict=True):
             found[number] = (ids[number], place)
         return found
+
+    def _is_inherited(self, base: np.void, chunk_id: bytes) -> bool:
+        """Whether the base's row has the chunk, in a pack that can be relied on."""
+        if base["id"].tobytes() != chunk_id:
+            return False
+        distrusted = self._tools.distrusted_packs
+        return not distrusted or base["pack"].tobytes() not in distrusted
 
     def _compressed(self, chunk: memoryview, chunk_id: bytes, place: Places | None) -> Outcome:
         if place is not None:

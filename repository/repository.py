@@ -42,6 +42,7 @@ from repository.points import DiskRecord, PointListing, RestorePoint
 from repository.ports import DiskSource
 from repository.reader import DiskReader
 from repository.records import RecordCodec
+from repository.repair import Repairer, RepairReport, collection_under_way
 from repository.retention import PointFacts
 from repository.sampling import differing_extents
 from repository.sealing import AesGcmSealer, PlainSealer
@@ -355,6 +356,31 @@ class Repository:
             stop=stop or threading.Event(),
         )
         return verifier.run(level, points)
+
+    def repair(
+        self,
+        *,
+        dry_run: bool = False,
+        on_progress: Callable[[VerifyProgress], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> RepairReport:
+        """Verify everything, then save what is good in bad packs and let nothing rely on the rest.
+
+        Deletes nothing. What is lost stays a finding until a backup stores it again. Raises
+        InvalidInput while a collection is under way, Stopped, UnsupportedFormat, or the store's
+        errors; it can be run again after any of them.
+        """
+        _refuse_unless_able(self._store, "write")
+        if collection_under_way(self._store, self._records):
+            raise InvalidInput("repair", "a collection is under way; finish or cancel it first")
+        stop = stop or threading.Event()
+        findings = self.verify(on_progress=on_progress, stop=stop).findings
+        repairer = Repairer(
+            self._store, self._records, self.options.pack_target_bytes, self._clock, stop
+        )
+        report = repairer.run(findings, dry_run=dry_run)
+        self._locator.look_again()
+        return report
 
     def save_report(self, session_id: str, report: Mapping[str, Any]) -> None:
         """Keep what a session did with the repository; durable on return."""

@@ -40,6 +40,7 @@ from repository.packs import ChunkOpener, StoredPack
 from repository.pipeline import Tools
 from repository.points import DiskRecord, DiskSpec, PointDraft, RestorePoint
 from repository.ports import Buffer, DiskSource, Throttle
+from repository.quarantine import quarantined_packs
 from repository.records import RecordCodec
 from repository.segments import encode_segment
 from repository.store import Store
@@ -101,6 +102,7 @@ class WriteSession:
             pack_target_bytes=options.pack_target_bytes,
             store_pack=self._store_pack,
             keep_alive=lease.keep_alive,
+            distrusted_packs=set(),
         )
         self._guard_of_commits = CommitGuard(
             store,
@@ -117,7 +119,8 @@ class WriteSession:
         generations = Generations(self._store, self._records)
         newest = generations.newest()
         self._generation = newest.number if newest else 0
-        avoided = pack_ids(generations.avoided_by(newest))
+        self._tools.distrusted_packs.update(quarantined_packs(self._store))
+        avoided = pack_ids(generations.avoided_by(newest)) | self._tools.distrusted_packs
         learn_chunks(self._index, self._store, self._records, avoided)
 
     def write_disk(

@@ -45,6 +45,7 @@ from repository.layout import (
     LIVE,
     PACKS,
     POINTS,
+    QUARANTINE,
     REPORTS,
     REPOSITORY_FILE,
     SEGMENTS,
@@ -57,6 +58,7 @@ from repository.maps import DiskMap, open_disk_map
 from repository.packs import ChunkOpener, places_of, read_pack_table
 from repository.places import Mask, Places
 from repository.points import RestorePoint
+from repository.quarantine import object_id, quarantined, quarantined_packs
 from repository.records import RecordCodec
 from repository.references import (
     DiskState,
@@ -70,7 +72,13 @@ from repository.segments import decode_segment
 from repository.store import ObjectInfo, Store
 
 _PACKS_AT_ONCE = 3
-_SIDE_RECORDS = ((REPORTS, "report"), (LIVE, "live"), (TOMBS, "tomb"), (HOLDS, "hold"))
+_SIDE_RECORDS = (
+    (REPORTS, "report"),
+    (LIVE, "live"),
+    (TOMBS, "tomb"),
+    (HOLDS, "hold"),
+    (QUARANTINE, "quarantine"),
+)
 _NO_MARKS: Marks = np.empty(0, dtype=np.uint64)
 _BAD = (DamagedObject, ObjectNotFound, UnsupportedFormat)
 """What reading raises when an object is bad; anything else is the store's trouble and ends the run."""
@@ -167,8 +175,11 @@ class Verifier:
 
     def _check_segments(self, *, report: bool) -> None:
         """Learn the packs' sizes; a bad segment costs no restore point anything."""
+        bad = quarantined(self._store)
         for info in self._store.list(SEGMENTS):
             self._check_stop()
+            if object_id(info.key) in bad:
+                continue
             try:
                 stored = self._store.get(info.key)
                 segment = decode_segment(info.key, stored, self._records.keys, self._records.sealer)
@@ -218,8 +229,10 @@ class Verifier:
 
     def _check_presence(self, references: References, *, all_packs: bool) -> list[ObjectInfo]:
         """The packs to read further, after comparing the listing with what is needed."""
-        listed = {info.key: info for info in self._store.list(PACKS)}
         needed = {pack_key(pack_id): pack_id for pack_id in references.pack_ids}
+        # What is under quarantine and needed by nobody is no news.
+        left_out = {pack_key(each) for each in quarantined_packs(self._store)} - needed.keys()
+        listed = {info.key: info for info in self._store.list(PACKS) if info.key not in left_out}
         for key, pack_id in needed.items():
             if key not in listed:
                 concerned = self._concerned_by_pack(references, pack_id)

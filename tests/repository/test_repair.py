@@ -1,0 +1,179 @@
+"""Repair saves what is good, relies on nothing bad, deletes nothing, and lets backups heal."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repository import (
+    CollectSettings,
+    CollectStage,
+    DamagedObject,
+    Extent,
+    FindingKind,
+    InvalidInput,
+    RestorePoint,
+    VerifyLevel,
+)
+
+CHUNK = 64 * 1024
+MakeDisk = Callable[..., Any]
+
+
+def files(bench: Any, prefix: str) -> list[Path]:
+    return sorted(path for path in Path(bench.url, prefix).rglob("*") if path.is_file())
+
+
+def flip(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+def place_of(bench: Any, point: RestorePoint, chunk: int) -> tuple[Path, int]:
+    """The pack file that a chunk of the first disk lies in, and where."""
+    place = bench.repository.open_disk(point, point.disks[0].disk_id)._window(0)[chunk]
+    name = place["pack"].tobytes().hex()
+    return Path(bench.url, "data", name[:2], name), int(place["offset"])
+
+
+def spoil(bench: Any, point: RestorePoint, chunk: int) -> Path:
+    """Flip a bit in the payload of one chunk."""
+    path, offset = place_of(bench, point, chunk)
+    flip(path, offset + 100)
+    return path
+
+
+@pytest.fixture(params=["bench", "encrypted_bench"])
+def filled(request: pytest.FixtureRequest, make_disk: MakeDisk) -> Any:
+    """A repository, a disk of noise and its restore point."""
+    bench = request.getfixturevalue(request.param)
+    disk = make_disk(random.Random(3).randbytes(10 * CHUNK))
+    return bench, disk, bench.commit(bench.write(disk))
+
+
+def test_the_good_chunks_of_a_bad_pack_are_saved(filled: Any) -> None:
+    """After repair only the spoiled chunk is still a finding; all others read from new packs."""
+    bench, disk, point = filled
+    path = spoil(bench, point, 1)
+    damaged = path.read_bytes()
+    report = bench.repository.repair()
+    assert report.packs_quarantined == (path.relative_to(bench.url).as_posix(),)
+    assert report.chunks_saved > 0
+    assert path.read_bytes() == damaged
+    found = bench.repository.verify().findings
+    ranges = [extent for finding in found for part in finding.concerned for extent in part.extents]
+    assert ranges == [Extent(CHUNK, 2 * CHUNK)]
+    path.unlink()  # nothing but the one chunk needs the bad pack any more
+    reader = bench.reopened().open_disk(point, "disk-1")
+    content = bytearray(8 * CHUNK)
+    reader.read_into(2 * CHUNK, memoryview(content))
+    assert content == disk.data[2 * CHUNK :]
+
+
+@pytest.mark.parametrize("with_base", [True, False])
+def test_the_next_backup_that_reads_the_chunk_heals_it(filled: Any, with_base: bool) -> None:
+    """Reading the same bytes again makes the old restore point whole, also against its base."""
+    bench, disk, point = filled
+    spoil(bench, point, 4)
+    bench.repository.repair()
+    with pytest.raises(DamagedObject):
+        bench.read(point)
+    base = point.disks[0] if with_base else None
+    newer = bench.commit(bench.write(disk, base=base), vm_id="vm-1")
+    repository = bench.repository = bench.reopened()
+    assert repository.verify().is_clean
+    assert bench.read(point) == disk.data
+    assert bench.read(newer) == disk.data
+
+
+def test_a_missing_pack_is_never_deduplicated_against(filled: Any) -> None:
+    """After repair a full backup stores what the missing pack held, and everything is whole."""
+    bench, disk, point = filled
+    path, _ = place_of(bench, point, 0)
+    path.unlink()
+    report = bench.repository.repair()
+    assert [finding.kind for finding in report.findings] == [FindingKind.MISSING]
+    bench.commit(bench.write(disk))
+    bench.repository = bench.reopened()
+    assert bench.repository.verify().is_clean
+    assert bench.read(point) == disk.data
+
+
+@pytest.mark.parametrize("how", ["damaged", "missing"])
+def test_the_index_is_made_again_from_the_packs(filled: Any, how: str) -> None:
+    """With its segments bad or gone the repository deduplicates again after repair, and is clean."""
+    bench, disk, _ = filled
+    for path in files(bench, "index"):
+        flip(path, 50) if how == "damaged" else path.unlink()
+    packs = files(bench, "data")
+    report = bench.repository.repair()
+    assert report.packs_indexed == len(packs)
+    assert len(report.segments_quarantined) == (1 if how == "damaged" else 0)
+    bench.commit(bench.write(disk))
+    assert files(bench, "data") == packs
+    bench.repository = bench.reopened()
+    assert bench.repository.verify().is_clean
+
+
+def test_a_torn_pack_gives_what_it_holds(filled: Any) -> None:
+    """A pack cut in the middle, without table and footer, still gives its whole chunks."""
+    bench, _, point = filled
+    path, _ = place_of(bench, point, 0)
+    path.write_bytes(path.read_bytes()[: int(2.5 * CHUNK)])
+    report = bench.repository.repair()
+    assert report.chunks_saved == 2
+    reader = bench.reopened().open_disk(point, "disk-1")
+    reader.read_into(0, memoryview(bytearray(2 * CHUNK)))
+
+
+def test_a_dry_run_changes_nothing(filled: Any) -> None:
+    """It says the same as the real run and writes no object."""
+    bench, _, point = filled
+    spoil(bench, point, 1)
+    flip(files(bench, "index")[0], 50)
+    before = files(bench, "")
+    planned = bench.repository.repair(dry_run=True)
+    assert files(bench, "") == before
+    done = bench.repository.repair()
+    assert done.packs_quarantined == planned.packs_quarantined
+    assert done.chunks_saved == planned.chunks_saved
+    after = files(bench, "quarantine")
+    assert bench.repository.repair().packs_indexed == 0
+    assert files(bench, "quarantine") == after
+
+
+def test_a_sound_repository_is_left_alone(filled: Any) -> None:
+    """Nothing to repair: no object is written."""
+    bench, _, _ = filled
+    before = files(bench, "")
+    report = bench.repository.repair()
+    assert (report.findings, report.packs_quarantined, report.packs_indexed) == ((), (), 0)
+    assert files(bench, "") == before
+
+
+def test_collection_keeps_what_was_healed_and_takes_the_bad_pack(filled: Any) -> None:
+    """Collection after healing deletes the quarantined pack, and every point stays whole."""
+    bench, disk, point = filled
+    path = spoil(bench, point, 1)
+    bench.repository.repair()
+    bench.commit(bench.write(disk))
+    bench.repository = bench.reopened()
+    at_once = CollectSettings(undelete_hours=0, grace_hours=0)
+    assert bench.repository.collect(at_once).stage is CollectStage.SWEPT
+    assert not path.exists()
+    bench.repository = bench.reopened()
+    assert bench.repository.verify(VerifyLevel.CONTENT).is_clean
+    assert bench.read(point) == disk.data
+
+
+def test_repair_waits_for_a_collection_under_way(bench: Any, make_disk: MakeDisk) -> None:
+    """While a generation is planned, repair is refused: it might lose what it writes."""
+    bench.repository.forget(bench.commit(bench.write(make_disk(CHUNK * 2 * b"x"))))
+    bench.repository.collect(CollectSettings(undelete_hours=0))
+    with pytest.raises(InvalidInput, match="collection"):
+        bench.repository.repair()
