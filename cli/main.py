@@ -19,6 +19,7 @@ from cli import (
     export,
     forget,
     points,
+    repair,
     repo,
     restore,
     retention,
@@ -52,6 +53,7 @@ app.command("clean", epilog=clean.EXAMPLES)(clean.clean)
 app.command("restore", epilog=restore.EXAMPLES)(restore.restore)
 app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("verify", epilog=verify.EXAMPLES)(verify.verify)
+app.command("repair", epilog=repair.EXAMPLES)(repair.repair)
 app.command("retention", epilog=retention.EXAMPLES)(retention.retention)
 app.command("forget", epilog=forget.FORGET_EXAMPLES)(forget.forget)
 app.command("undelete", epilog=forget.UNDELETE_EXAMPLES)(forget.undelete)

@@ -36,7 +36,12 @@ def quarantined(store: Store) -> frozenset[str]:
 
 def quarantined_packs(store: Store) -> frozenset[bytes]:
     """The same as ids of packs; ids of segments are among them and match no pack."""
-    return frozenset(bytes.fromhex(found) for found in quarantined(store))
+    return frozenset(bytes.fromhex(found) for found in quarantined(store) if _is_id(found))
+
+
+def _is_id(name: str) -> bool:
+    """Whether it is a UUID; names that are not known are left alone."""
+    return len(name) == 32 and set(name) <= set("0123456789abcdef")
 
 
 def object_id(key: str) -> str:
