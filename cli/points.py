@@ -101,12 +101,15 @@ def point_as_data(point: RestorePoint) -> dict[str, Any]:
         "provisioned_bytes": point.provisioned_bytes,
         "read_bytes": point.read_bytes,
         "stored_bytes": point.stored_bytes,
+        "copied_from": point.copied_from.model_dump() if point.copied_from else None,
         "disks": [_disk_as_data(disk) for disk in point.disks],
     }
 
 
 def kind_of(point: RestorePoint) -> str:
-    """`incremental` where it was made against an earlier point. Every point restores by itself."""
+    """How it came to be: a `copy`, `incremental` on an earlier point, or `full`. Each restores by itself."""
+    if point.copied_from is not None:
+        return "copy"
     return "full" if point.previous_point_id is None else "incremental"
 
 

@@ -35,6 +35,10 @@ def test_a_copy_restores_without_the_original(ahvault, stored, second: str) -> N
     assert ahvault("export", "db01", "scsi.0", "copy.raw", *place).code == ExitCode.OK
     assert Path("copy.raw").read_bytes() == stored.images["db01 scsi.0"]
     assert ahvault("verify", *place).code == ExitCode.OK
+    listed = ahvault("points", *place, "--json").document["points"]
+    assert [each["kind"] for each in listed] == ["copy"] * 3
+    originals = [each["point_id"] for each in done.document["copied"]]
+    assert [each["copied_from"]["point_id"] for each in listed] == originals
 
 
 def test_a_second_copy_does_nothing(ahvault, stored, second: str) -> None:
