@@ -50,7 +50,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from repository.collect_plan import CollectSettings, Draft, Planner, Tools, look_at_points
-from repository.errors import CollectionRefused, StoreDenied
+from repository.errors import CollectionRefused, ObjectNotFound, StoreDenied
 from repository.generations import Generation, Generations, Outcome, Plan, pack_ids
 from repository.layout import HOLDS, MAPS, PACKS, POINTS, SEGMENTS, TOMBS, pack_key
 from repository.locating import read_segments
@@ -62,6 +62,7 @@ from repository.stores import creates_exclusively
 from repository.usage import measure
 
 _SHORT_GRACE_HOURS = 24
+_FASTER = "another collector was faster"
 # Commit records go first, so that no half deleted point is ever listed; marks go last, so that a
 # point whose record could not be deleted stays hidden.
 _ORDER_OF_DELETION = (POINTS, MAPS, SEGMENTS, PACKS, HOLDS, TOMBS)
@@ -136,6 +137,19 @@ class Collector:
         """
         self._refuse_without_exclusive_creation()
         newest = self._generations.newest()
+        try:
+            return self._step(newest, dry_run=dry_run)
+        except (ObjectNotFound, CollectionRefused):
+            number = self._generations.newest_number()
+            if number == (newest.number if newest else 0) and not self._has_moved(newest):
+                raise
+            return CollectReport(CollectStage.WAITING, number, reason=_FASTER)
+
+    def _has_moved(self, seen: Generation | None) -> bool:
+        """Whether another collector has carried the generation on since it was read."""
+        return seen is not None and self._generations.read(seen.number) != seen
+
+    def _step(self, newest: Generation | None, *, dry_run: bool) -> CollectReport:
         if newest is not None and not newest.is_over:
             return self._go_on(newest, dry_run=dry_run)
         report = self._plan(newest, dry_run=dry_run)
@@ -188,9 +202,7 @@ class Collector:
         if not self._generations.begin(number, plan):
             for ref in (plan.condemned, plan.gone):
                 self._tools.store.delete(ref.key)
-            return CollectReport(
-                CollectStage.WAITING, number, reason="another collector was faster"
-            )
+            return CollectReport(CollectStage.WAITING, number, reason=_FASTER)
         return report
 
     def _go_on(self, generation: Generation, *, dry_run: bool) -> CollectReport:

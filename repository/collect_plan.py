@@ -228,7 +228,7 @@ class Planner:
             return False
         try:
             forgotten_at = self._tombs.read(tomb).at
-        except DamagedObject:
+        except (DamagedObject, ObjectNotFound):
             return False
         window = dt.timedelta(hours=self._settings.undelete_hours)
         return self._tools.clock.now() - forgotten_at >= window

@@ -59,7 +59,9 @@ class CommitGuard:
         late = [disk for disk in disks if disk.gc_generation < newest.number]
         if not late:
             return newest.number, tuple(disks)
-        avoided = self._generations.avoided_by(newest)
+        newest, avoided = self._generations.newest_with(self._generations.avoided_by)
+        if newest is None:
+            raise CommitFailed("gc/", "the generations that were there are gone")
         index = known_chunks(self._store, self._records, pack_ids(avoided))
         try:
             safe = {disk.disk_id: self._rescued(disk, avoided, index) for disk in late}
@@ -83,7 +85,7 @@ class CommitGuard:
                 self._refuse_if_swept(point, generation)
 
     def _refuse_if_swept(self, point: RestorePoint, generation: Generation) -> None:
-        gone = self._generations.gone_after(self._generations.newest())
+        _, gone = self._generations.newest_with(self._generations.gone_after)
         index = known_chunks(self._store, self._records, pack_ids(gone))
         try:
             safe = all(self._is_whole(disk, gone, index) for disk in point.disks)

@@ -16,7 +16,7 @@ import datetime as dt
 from dataclasses import dataclass
 
 from repository.catalogue import Catalogue
-from repository.errors import PointCollected, PointHeld, PointInUse
+from repository.errors import ObjectNotFound, PointCollected, PointHeld, PointInUse
 from repository.generations import Generation, Generations
 from repository.layout import point_id_of, points_prefix
 from repository.leases import builds_on, open_leases
@@ -93,9 +93,13 @@ class PointLife:
         found = []
         for info in self._store.list(points_prefix(vm_id)):
             name = tombs.get(point_id_of(info.key))
-            if name is not None:
+            if name is None:
+                continue
+            try:
                 mark = self._tombs.read(name)
                 found.append(ForgottenPoint(self._catalogue.read(info.key), mark.at, mark.reason))
+            except ObjectNotFound:
+                continue  # swept since it was listed
         return sorted(found, key=lambda each: (each.point.created_at, each.point.id))
 
     def _is_too_late(self, point: RestorePoint, newest: Generation) -> bool:

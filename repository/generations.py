@@ -14,7 +14,7 @@ import datetime as dt
 import hashlib
 import io
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -184,6 +184,21 @@ class Generations:
     def check(self, key: str, stored: bytes) -> None:
         """Prove one of the records; raises DamagedObject or UnsupportedFormat."""
         self._records.decode(key, _kind(key.rpartition("/")[2]), stored)
+
+    def newest_with(
+        self, names_of: Callable[[Generation | None], set[str]]
+    ) -> tuple[Generation | None, set[str]]:
+        """The newest generation and what `gone_after` or `avoided_by` says of it.
+
+        Its lists go when a newer generation is done; then the newer one is asked.
+        """
+        while True:
+            newest = self.newest()
+            try:
+                return newest, names_of(newest)
+            except ObjectNotFound:
+                if newest is None or self.newest_number() == newest.number:
+                    raise
 
     def gone_after(self, generation: Generation | None) -> set[str]:
         """Names of everything that was deleted, or decided to be, up to this generation."""

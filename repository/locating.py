@@ -92,9 +92,8 @@ class ChunkLocator:
         """The rows as they lie now. A row whose chunk is nowhere stays as it is."""
         with self._guard:
             if self._gone is None:
-                newest = self._generations.newest()
-                gone = pack_ids(self._generations.gone_after(newest))
-                self._gone = quarantined_packs(self._store) | gone
+                _, gone = self._generations.newest_with(self._generations.gone_after)
+                self._gone = quarantined_packs(self._store) | pack_ids(gone)
             lost = np.flatnonzero(in_packs(places, self._gone))
             if not len(lost):
                 return places

@@ -13,9 +13,10 @@ from repository.packs import ChunkOpener, PackBuilder, StoredPack
 from repository.places import Places, id_prefixes, in_packs
 from repository.ports import Buffer
 from repository.records import RecordCodec
+from repository.references import marks_of
 from repository.segments import encode_segment
 from repository.store import Store
-from repository.usage import Refs, among
+from repository.usage import Refs, Usage, among
 
 SEGMENT_ROWS_MAX = 400_000
 
@@ -43,13 +44,13 @@ class Rewriter:
         self.stored_bytes = 0
         self.requests = 0
 
-    def copy_pack(self, places: Places, refs: Refs) -> bool:
+    def copy_pack(self, places: Places, refs: Refs, usage: Usage) -> bool:
         """Copy the needed chunks of one pack, given all its rows; False if one cannot be read.
 
-        Needed is what any reference names, wherever it says that the chunk lies: after an earlier
-        move it says so wrongly.
+        Needed is what a reference names at this place, and what an earlier move has brought here.
         """
-        needed = places[among(id_prefixes(places), np.unique(refs["id"]))]
+        is_needed = among(marks_of(places), refs["mark"]) | among(id_prefixes(places), usage.moved)
+        needed = places[is_needed]
         pack_id = places["pack"][0].tobytes()
         opener = self._opener.for_pack(pack_id)
         payloads = []

@@ -117,11 +117,11 @@ class WriteSession:
         """Learn what the repository holds, without what collection has condemned."""
         self._lease.renew()
         generations = Generations(self._store, self._records)
-        newest = generations.newest()
+        newest, avoided = generations.newest_with(generations.avoided_by)
         self._generation = newest.number if newest else 0
         self._tools.distrusted_packs.update(quarantined_packs(self._store))
-        avoided = pack_ids(generations.avoided_by(newest)) | self._tools.distrusted_packs
-        learn_chunks(self._index, self._store, self._records, avoided)
+        unwanted = pack_ids(avoided) | self._tools.distrusted_packs
+        learn_chunks(self._index, self._store, self._records, unwanted)
 
     def write_disk(
         self,

@@ -173,6 +173,8 @@ class Usage:
     """Packs that were to be avoided, but hold the only copy of something needed."""
     unindexed: set[bytes]
     """Packs that no segment names and that are needed all the same."""
+    moved: np.ndarray[Any, np.dtype[np.uint64]]
+    """First bytes of the ids of chunks that are not where a map says: any place of them is needed."""
 
 
 Segments: TypeAlias = Callable[[], Iterable[tuple[str, Segment | RepositoryError]]]
@@ -210,12 +212,13 @@ class _Measurement:
         self._avoided = avoided
         self._met = np.zeros(len(refs), dtype=np.bool_)
         self._there: dict[bytes, bool] = {}
-        self._usage = Usage({}, [], set(), set())
+        self._usage = Usage({}, [], set(), set(), np.empty(0, dtype=np.uint64))
 
     def run(self) -> Usage:
         for key, segment in self._read():
             self._add_segment(key, segment)
             self._by_place(segment.places)
+        self._usage.moved = np.unique(self._refs["id"][~self._met])
         if not self._met.all():
             self._by_id(avoided=False)
         if not self._met.all():
@@ -294,4 +297,6 @@ class _Measurement:
         lengths = places["length"].astype(np.int64)
         starts = np.cumsum(counts) - counts
         for pack_id, start, count in zip(ids, starts.tolist(), counts.tolist(), strict=True):
-            self._usage.packs[pack_id].needed_bytes += int(lengths[start : start + count].sum())
+            # A segment may have come since the first look: then its packs are new here.
+            use = self._usage.packs.setdefault(pack_id, PackUse())
+            use.needed_bytes += int(lengths[start : start + count].sum())
