@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,13 +14,14 @@ import typer
 from cli.config import load_settings
 from cli.connections import open_repository
 from cli.errors import FileInTheWay
+from cli.exit_codes import ExitCode
 from cli.options import CommonOptions, RepositoryOptions, with_options
 from cli.output import open_output
 from cli.point_reference import find_disk, find_point, moment_reference
 from cli.progress import open_bar
 
 if TYPE_CHECKING:
-    from repository import DiskReader, TransferCounters
+    from repository import DiskReader, Extent, TransferCounters
 
 EXAMPLES = """Examples:
 
@@ -43,6 +45,10 @@ def export(
         typer.Argument(help="Raw image to write; holes where the disk is zero.", dir_okay=False),
     ],
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    allow_damaged: Annotated[
+        bool,
+        typer.Option("--allow-damaged", help="Write zeros for what is damaged, and say where."),
+    ] = False,
 ) -> None:
     """Write one disk of a restore point to a raw, sparse image file.
 
@@ -57,16 +63,19 @@ def export(
         found = find_point(opened.points().points, point)
         record = find_disk(found, disk)
         reader = opened.open_disk(found, record.disk_id)
-        facts = write_image(reader, file)
+        facts = write_image(reader, file, allow_damaged=allow_damaged)
     facts |= {"point_id": found.id, "disk_id": record.disk_id, "file": str(file)}
     name = f"{moment_reference(found)} {record.label or record.disk_id}"
-    output.result(facts, lambda: [_sentence(name, file, facts)])
+    output.result(facts, lambda: _view(name, file, facts))
+    if facts["damaged_ranges_bytes"]:
+        raise typer.Exit(ExitCode.DAMAGE)
 
 
-def write_image(reader: DiskReader, path: Path) -> dict[str, Any]:
+def write_image(reader: DiskReader, path: Path, *, allow_damaged: bool = False) -> dict[str, Any]:
     """Write the disk beside `path` and move it there when it is durable.
 
-    On any error, Ctrl-C included, the unfinished file is removed. Returns the figures.
+    On any error, Ctrl-C included, the unfinished file is removed. Returns the figures. Damage that is
+    allowed reads as zeros in the file; its ranges are among the figures.
     """
     from repository import FileTarget, TransferCounters
 
@@ -74,13 +83,20 @@ def write_image(reader: DiskReader, path: Path) -> dict[str, Any]:
     stop = threading.Event()
     unfinished = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
     started_s = time.monotonic()
+    damaged: list[Extent] = []
     try:
         with (
             FileTarget(unfinished, reader.size_bytes) as target,
             open_bar(path.name, sample=lambda: (_done_bytes(counters), reader.size_bytes)),
         ):
             try:
-                reader.restore_to(target, target_is_blank=True, counters=counters, stop=stop)
+                reader.restore_to(
+                    target,
+                    target_is_blank=True,
+                    counters=counters,
+                    stop=stop,
+                    on_damage=damaged.append if allow_damaged else None,
+                )
             finally:
                 stop.set()
         unfinished.replace(path)
@@ -90,11 +106,18 @@ def write_image(reader: DiskReader, path: Path) -> dict[str, Any]:
         "size_bytes": reader.size_bytes,
         "written_bytes": counters.new_bytes,
         "duration_s": round(time.monotonic() - started_s, 3),
+        "damaged_ranges_bytes": sorted([part.start_bytes, part.end_bytes] for part in damaged),
     }
 
 
 def _done_bytes(counters: TransferCounters) -> int:
     return counters.new_bytes + counters.zero_bytes
+
+
+def _view(name: str, file: Path, facts: dict[str, Any]) -> Iterator[str]:
+    yield _sentence(name, file, facts)
+    for start, end in facts["damaged_ranges_bytes"]:
+        yield f"DAMAGE: bytes {start} to {end} could not be read and are zeros in the file."
 
 
 def _sentence(name: str, file: Path, facts: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import pairwise
@@ -16,10 +16,10 @@ import numpy as np
 from repository.concurrency import run_in_order
 from repository.controls import TransferControls
 from repository.counters import TransferCounters
-from repository.errors import InvalidInput
+from repository.errors import DamagedObject, InvalidInput, ObjectNotFound
 from repository.extents import Extent, ExtentKind
 from repository.fetching import RANGE_BYTES_MAX, ChunkFetcher, FetchRange, plan_fetches
-from repository.maps import WINDOW_CHUNKS, DiskMap
+from repository.maps import WINDOW_CHUNKS, DiskMap, DiskShape
 from repository.places import Mask, Places, differ, is_zero
 from repository.ports import Buffer, DiskTarget, Throttle
 from repository.units import MiB
@@ -126,6 +126,7 @@ class DiskReader:
         counters: TransferCounters | None = None,
         throttle: Throttle | None = None,
         stop: threading.Event | None = None,
+        on_damage: Callable[[Extent], None] | None = None,
     ) -> None:
         """Write the whole disk to the target and flush it.
 
@@ -133,6 +134,9 @@ class DiskReader:
         written. A target larger than the disk keeps its bytes behind the disk's end. Errors:
         InvalidInput for a smaller target, DamagedObject, Stopped, the store's errors, and whatever
         the target raises; the target then holds part of the disk.
+
+        With `on_damage` a chunk that cannot be read is no error: it is written as zeros and its
+        extent told, from several threads and in any order. Damaged maps still are.
         """
         if target.size_bytes < self.size_bytes:
             raise InvalidInput(
@@ -141,7 +145,7 @@ class DiskReader:
             )
         controls = TransferControls.of(counters, throttle, stop)
         controls.counters.total_bytes = self.size_bytes
-        restore = _Restore(target, self._fetcher, self._shape.chunk_size_bytes, controls)
+        restore = _Restore(target, self._fetcher, self._shape, controls, on_damage)
         steps = self._restore_steps(restore, target_is_blank=target_is_blank)
         with ThreadPoolExecutor(self._threads, "ahvault-restore") as pool:
             results = run_in_order(pool, restore.fetch_and_write, steps, 2 * self._threads)
@@ -228,13 +232,16 @@ class _Restore:
         self,
         target: DiskTarget,
         fetcher: ChunkFetcher,
-        chunk_size_bytes: int,
+        shape: DiskShape,
         controls: TransferControls,
+        on_damage: Callable[[Extent], None] | None,
     ) -> None:
         self._target = target
         self._fetcher = fetcher
-        self._chunk_size_bytes = chunk_size_bytes
+        self._shape = shape
+        self._chunk_size_bytes = shape.chunk_size_bytes
         self._controls = controls
+        self._on_damage = on_damage
 
     def zeros(self, extent: Extent, *, write: bool) -> None:
         """Make the extent read as zeros, or trust that it does."""
@@ -247,6 +254,26 @@ class _Restore:
 
     def fetch_and_write(self, wanted: FetchRange) -> None:
         """One ranged read, decoded and written; runs in the pool's threads."""
+        try:
+            self._fetch_and_write(wanted)
+        except (DamagedObject, ObjectNotFound):
+            if self._on_damage is None:
+                raise
+            self._save_what_reads(wanted, self._on_damage)
+
+    def _save_what_reads(self, wanted: FetchRange, on_damage: Callable[[Extent], None]) -> None:
+        """Chunk by chunk, with zeros for those that do not read."""
+        for row, chunk in enumerate(wanted.chunks):
+            (alone,) = plan_fetches(np.array([chunk]), wanted.places[row : row + 1])
+            try:
+                self._fetch_and_write(alone)
+            except (DamagedObject, ObjectNotFound):
+                start_bytes = chunk * self._chunk_size_bytes
+                length_bytes = self._shape.chunk_bytes(chunk)
+                self._target.write_zeros(start_bytes, length_bytes)
+                on_damage(Extent(start_bytes, start_bytes + length_bytes, ExtentKind.DATA))
+
+    def _fetch_and_write(self, wanted: FetchRange) -> None:
         counters = self._controls.counters
         self._controls.check_stop(_WHAT)
         self._controls.acquire(wanted.end_bytes - wanted.start_bytes)

@@ -42,3 +42,16 @@ def test_repair_says_what_it_cannot_mend(ahvault, configured) -> None:
     done = ahvault("repair")
     assert done.code == ExitCode.DAMAGE
     assert record.name in done.out
+
+
+def test_export_of_what_is_left(ahvault, configured, tmp_path) -> None:
+    """With all packs gone, `--allow-damaged` writes the file, names the ranges, fails the code."""
+    for pack in configured.path.glob("data/*/*"):
+        pack.unlink()
+    file = tmp_path / "disk.raw"
+    assert ahvault("export", "web01", "scsi.0", str(file)).code != ExitCode.OK
+    assert not file.exists()
+    done = ahvault("export", "web01", "scsi.0", str(file), "--allow-damaged", "--json")
+    assert done.code == ExitCode.DAMAGE
+    assert done.document["damaged_ranges_bytes"]
+    assert file.stat().st_size == done.document["size_bytes"]

@@ -177,3 +177,27 @@ def test_repair_waits_for_a_collection_under_way(bench: Any, make_disk: MakeDisk
     bench.repository.collect(CollectSettings(undelete_hours=0))
     with pytest.raises(InvalidInput, match="collection"):
         bench.repository.repair()
+
+
+@pytest.mark.parametrize("how", ["spoiled", "missing"])
+def test_what_cannot_be_read_is_zeros_and_told_if_that_is_allowed(
+    filled: Any, make_disk: MakeDisk, how: str
+) -> None:
+    """Every chunk that reads is restored; the extents told are exactly those that are not."""
+    bench, disk, point = filled
+    if how == "spoiled":
+        spoil(bench, point, 1)
+        lost = {1}
+    else:
+        path, _ = place_of(bench, point, 1)
+        lost = {chunk for chunk in range(10) if place_of(bench, point, chunk)[0] == path}
+        path.unlink()
+    target = make_disk(b"\xaa" * disk.size_bytes)
+    told: list[Extent] = []
+    reader = bench.repository.open_disk(point, "disk-1")
+    reader.restore_to(target, target_is_blank=False, on_damage=told.append)
+    expected = bytearray(disk.data)
+    for chunk in lost:
+        expected[chunk * CHUNK : (chunk + 1) * CHUNK] = bytes(CHUNK)
+    assert target.data == expected
+    assert {extent.start_bytes // CHUNK for extent in told} == lost
