@@ -230,7 +230,7 @@ def test_progress_is_reported_and_stop_stops(filled: Filled) -> None:
 
 
 @pytest.mark.long
-def test_ten_thousand_flips(filled: Filled) -> None:
+def test_ten_thousand_flips(filled: Filled, count: Callable[[str, int], None]) -> None:
     """Every one of 10,000 random flipped bits, in any object, is found by verify or by opening."""
     chooser = random.Random(10_000)
     files = filled.files()
@@ -245,6 +245,7 @@ def test_ten_thousand_flips(filled: Filled) -> None:
             found = {getattr(error, "key", "")}
         assert filled.key(path) in found, (path, bit)
         flip(path, bit)
+    count("bits flipped in a plain repository, all found", 10_000)
 
 
 def _places(filled: Filled, point: RestorePoint) -> Any:
