@@ -30,16 +30,17 @@ Write L(w) for a writer's lease, P(w) for its commit record, and B(n) for the pl
 8. *A frozen collector* that wakes late deletes only what an outcome names, and names never return:
    packs, maps and segments have random names, and nothing new refers to what an outcome named.
 
-Operation against operation (rows happen while columns are under way; each cell is a test of this
-name in tests/repository/test_collect_cells.py):
+Operation against operation (rows happen while columns are under way; tests/repository/
+test_collect_cells.py has a test for each cell, called after it, and one for all of a row or column
+where nothing can meet):
 
              | plan                  | sweep                   | backup                | restore
-    backup   | spared, or copies (2) | waited for, or (4)      | own names, no matter  | no matter
+    backup   | spared                | (2)                     | own names, no matter  | no matter
     restore  | no matter             | finds what was moved    | no matter             | no matter
     forget   | next generation's     | next generation's       | refused for a base    | no matter
-    undelete | cancels it (5)        | too late, or before it  | no matter             | no matter
-    plan     | one wins              | waits for it to be over | (2), (3)              | no matter
-    sweep    | waits                 | same outcome, both may delete | (3), (4)        | moved chunks
+    undelete | the sweep sees it     | wins, or is too late    | no matter             | no matter
+    plan     | one wins              | helps to end it first   | (3), (4)              | no matter
+    sweep    | none can be open      | one outcome for both    | (3), (4)              | moved chunks
 """
 
 from __future__ import annotations

@@ -349,3 +349,60 @@ def test_sweep_during_sweep(scene: Scene) -> None:
     scene.at("put_new", "gc/0000000001/outcome", act, after=False)
     assert scene.bench.repository.collect(WITH_REST).stage is CollectStage.SWEPT
     assert scene.is_whole(kept, SECOND)
+
+
+def act_of(scene: Scene, name: str, forgotten: RestorePoint, other: RestorePoint) -> None:
+    """One whole operation of the other host."""
+    if name == "backup":
+        paused, scene.bench.repository = scene.bench.repository, scene.other
+        scene.commit(FIRST + SECOND, vm_id="vm-3")
+        scene.bench.repository = paused
+    elif name == "restore":
+        target = scene.make_disk(len(SECOND))
+        scene.other.open_disk(other, "disk-1").restore_to(target, target_is_blank=True)
+        assert target.data == SECOND
+    elif name == "forget":
+        scene.other.forget(other)
+    elif name == "undelete":
+        scene.other.undelete(forgotten)
+    else:
+        assert scene.other.collect(WITH_REST).stage is CollectStage.PLANNED
+
+
+@pytest.mark.parametrize("name", ["backup", "restore", "forget", "undelete", "plan"])
+def test_others_during_restore(scene: Scene, name: str) -> None:
+    """Whatever another host does in the middle, the restore ends with the right bytes."""
+    forgotten, other = scene.commit(FIRST), scene.commit(SECOND, vm_id="vm-2")
+    point = scene.commit(FIRST + SECOND, vm_id="vm-4")
+    scene.other.forget(forgotten)
+    reader = scene.bench.repository.open_disk(point, "disk-1")
+    done: list[str] = []
+
+    def act() -> None:
+        act_of(scene, name, forgotten, other)
+        done.append(name)
+
+    scene.at("get_range", "data/", act, after=False)
+    target = scene.make_disk(reader.size_bytes)
+    reader.restore_to(target, target_is_blank=True)
+    assert done == [name]
+    assert target.data == FIRST + SECOND
+
+
+@pytest.mark.parametrize("name", ["backup", "restore", "undelete"])
+def test_others_during_backup(scene: Scene, name: str) -> None:
+    """Whatever another host does between two packs, the backup is whole."""
+    forgotten, other = scene.commit(FIRST), scene.commit(SECOND, vm_id="vm-2")
+    scene.other.forget(forgotten)
+    data = random.Random(7).randbytes(8 * CHUNK)
+    done: list[str] = []
+
+    def act() -> None:
+        scene.store.plan = lambda _operation, _key: None
+        act_of(scene, name, forgotten, other)
+        done.append(name)
+
+    scene.at("put_new", "data/", act, after=False)
+    point = scene.commit(data, vm_id="vm-4")
+    assert done == [name]
+    assert scene.is_whole(point, data)
