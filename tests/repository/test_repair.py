@@ -201,3 +201,33 @@ def test_what_cannot_be_read_is_zeros_and_told_if_that_is_allowed(
         expected[chunk * CHUNK : (chunk + 1) * CHUNK] = bytes(CHUNK)
     assert target.data == expected
     assert {extent.start_bytes // CHUNK for extent in told} == lost
+
+
+@pytest.mark.parametrize(
+    "kind", ["data", "index", "maps", "points", "reports", "live", "tomb", "holds", "quarantine"]
+)
+def test_one_damaged_object_stops_nothing_else(bench: Any, make_disk: MakeDisk, kind: str) -> None:
+    """Whatever object of one VM is bad, the other VM is listed, backed up, restored and verified."""
+    mine = bench.commit(bench.write(make_disk(b"m" * 3 * CHUNK), disk_id="disk-m"), vm_id="vm-m")
+    held = bench.commit(bench.write(make_disk(b"h" * 3 * CHUNK), disk_id="disk-m"), vm_id="vm-m")
+    bench.repository.hold(held, "kept")
+    bench.repository.forget(mine)
+    bench.repository.save_report("session-m", {"result": "ok"})
+    bench.repository.live.put("journal", "vm-m", {"made": []})
+    spoil(bench, held, 0)
+    if kind == "quarantine":
+        bench.repository.repair()
+    victims = files(bench, kind)
+    assert victims
+    for path in victims:
+        path.write_bytes(path.read_bytes()[:-9])
+    bench.repository = bench.reopened()
+    disk = make_disk(random.Random(9).randbytes(3 * CHUNK))
+    point = bench.commit(bench.write(disk), vm_id="vm-other")
+    assert point.id in {found.id for found in bench.repository.points().points}
+    assert bench.read(point) == disk.data
+    findings = bench.repository.verify().findings
+    assert {path.relative_to(bench.url).as_posix() for path in victims} <= {
+        finding.key for finding in findings
+    }
+    assert point.id not in {part.point_id for found in findings for part in found.concerned}
