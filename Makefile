@@ -14,8 +14,9 @@ help:            ## this list
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("ahvault needs Python 3.11 or newer; set PYTHON=...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/pip check --disable-pip-version-check
 	touch $@
 
 # The vendor's SDKs judge the simulator. Their pins would downgrade ours, so they live by themselves.
@@ -47,7 +48,7 @@ format: $(READY) ## apply the formatter and the safe lint fixes
 	$(BIN)/ruff check --fix .
 
 lock:            ## resolve pyproject.toml into requirements.lock (needs uv on PATH)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-strip-extras \
 		--extra dev pyproject.toml -o requirements.lock
 
 clean:           ## remove the environment and caches
