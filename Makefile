@@ -48,7 +48,7 @@ format: $(READY) ## apply the formatter and the safe lint fixes
 	$(BIN)/ruff check --fix .
 
 lock:            ## resolve pyproject.toml into requirements.lock (needs uv on PATH)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-strip-extras \
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 		--extra dev pyproject.toml -o requirements.lock
 
 clean:           ## remove the environment and caches
