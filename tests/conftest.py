@@ -1,11 +1,19 @@
-"""What the proofs counted, added up over all tests and processes, printed at the end of the run."""
+"""For all tests: Ctrl-C means Ctrl-C, and what the proofs counted is printed at the end of the run."""
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """A test run that was started in the background inherits SIGINT as ignored, and so would every
+    child that a test interrupts; the tests mean the signal as a terminal sends it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

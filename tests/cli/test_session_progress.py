@@ -77,7 +77,8 @@ def test_more_read_than_planned_is_never_above_a_hundred(
     ("told", "line"),
     [
         (result(), "db01: success, full, 0 B read, 0 B stored in 4.2 s"),
-        (result(kind=None), "db01: success in 4.2 s"),
+        (result(kind=None), "db01: restored in 4.2 s"),
+        (result(kind=None, warnings=("new MAC",)), "db01: restored, with warnings, in 4.2 s"),
         (result(status="failed", error="no worker"), "db01: failed: no worker"),
     ],
 )
