@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,29 @@ def test_what_prefect_stores_of_a_session_is_readable_and_holds_no_secret(
     assert simulator.password not in stored
     tables = [str(each.data) for each in artifacts if each.key == "session-nightly"]
     assert any("| web01 | success |" in table for table in tables)
+
+
+class Slow(NullObserver):
+    """Holds every disk up at its start, so that there is something to report while it runs."""
+
+    def disk_started(
+        self, vm_id: str, disk_id: str, label: str, to_read_bytes: int, counters: Any
+    ) -> None:
+        time.sleep(1.0)
+
+
+def test_progress_of_a_vm_is_shown_while_it_runs(
+    site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long transfer has a progress artifact that says in words what was read, how fast, and of how much."""
+    monkeypatch.setattr("tasks.report.PERIOD_S", 0.1)
+    with observed_by(Slow()):
+        run(site, "files01")
+    with get_client(sync_client=True) as prefect:
+        shown = [each for each in prefect.read_artifacts() if each.key == "progress-files01"]
+    assert shown
+    assert shown[-1].type == "progress"
+    assert "files01: read " in (shown[-1].description or "")
 
 
 class Saboteur(NullObserver):
