@@ -21,6 +21,7 @@ from cli.passphrases import ask_passphrase, can_ask
 
 if TYPE_CHECKING:
     from blocks import AhvCluster, BackupRepository, BackupWorkers
+    from jobs import WorkerSpec
     from nutanix import AhvClient
     from repository import Repository, Secret
 
@@ -100,16 +101,20 @@ def repository_block(settings: Settings) -> BackupRepository:
 def workers_block(settings: Settings) -> BackupWorkers:
     """The configured workers as an unsaved block; raises `SettingMissing` where there is none."""
     from blocks import BackupWorkers
-    from jobs import WorkerSpec
 
     if not settings.workers:
         raise WorkersMissing
-    return BackupWorkers(
-        workers=[
-            WorkerSpec(vm=worker.vm, device_root=str(worker.device_root), slots=worker.slots)
-            for worker in settings.workers
-        ]
-    )
+    return BackupWorkers(workers=worker_specs(settings))
+
+
+def worker_specs(settings: Settings) -> list[WorkerSpec]:
+    """The configured workers, none if there are none."""
+    from jobs import WorkerSpec
+
+    return [
+        WorkerSpec(vm=worker.vm, device_root=str(worker.device_root), slots=worker.slots)
+        for worker in settings.workers
+    ]
 
 
 def _cluster_fields(settings: Settings) -> dict[str, Any]:

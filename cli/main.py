@@ -16,6 +16,7 @@ from cli import (
     clean,
     collect,
     demo,
+    doctor,
     export,
     forget,
     points,
@@ -44,6 +45,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("vms", epilog=vms.EXAMPLES)(vms.vms)
 app.command("backup", epilog=backup.EXAMPLES)(backup.backup)
 app.command("points", epilog=points.EXAMPLES)(points.points)

@@ -2,6 +2,7 @@
 reasons, the journal of what we created on a cluster, and what a session did. No Prefect here.
 """
 
+from jobs.checkup import check_repository, check_workers
 from jobs.errors import (
     DisksUnexpected,
     JobError,
@@ -93,6 +94,8 @@ __all__ = [
     "attach",
     "attach_blank_disks",
     "attach_snapshot",
+    "check_repository",
+    "check_workers",
     "choose_target",
     "commit_point",
     "create_restored_vm",

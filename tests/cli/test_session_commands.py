@@ -252,6 +252,38 @@ def test_killed_in_mid_transfer(
         assert repository.verify(VerifyLevel.CONTENT).is_clean
 
 
+def test_doctor_says_what_is_missing(
+    ended, store: Path, cluster: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """All is well; then each thing that is wrong is named with what to do, the others are looked at all the same, and nothing is powered on."""
+    code, out, err = ended("doctor", "--json")
+    assert code == ExitCode.OK, err + out
+    checks = {each["check"]: each["level"] for each in json.loads(out)["findings"]}
+    assert checks["connection"] == checks["login"] == checks["repository"] == "ok"
+    assert checks["worker ahvault-worker-1"] == "ok"
+    assert "problem" not in checks.values()
+    assert left_on_cluster(cluster) == NOTHING
+
+    monkeypatch.setenv("AHVAULT_WORKERS", f"ahvault-worker-1={tmp_path}/none,nobody")
+    monkeypatch.setenv("AHVAULT_REPOSITORY_URL", str(tmp_path / "nothing"))
+    code, out, _ = ended("doctor", "--json")
+    assert code == ExitCode.FAILED
+    wrong = {
+        each["check"]: each["text"]
+        for each in json.loads(out)["findings"]
+        if each["level"] == "problem"
+    }
+    assert "does not exist on this machine" in wrong["worker ahvault-worker-1"]
+    assert "There is no VM nobody" in wrong["worker nobody"]
+    assert "holds no repository" in wrong["repository"]
+
+    monkeypatch.setenv("AHVAULT_CLUSTER_PASSWORD", "pa55-of-nobody")
+    code, out, _ = ended("doctor", "--json")
+    assert code == ExitCode.FAILED
+    assert any(each["check"] == "login" for each in json.loads(out)["findings"])
+    assert "pa55-of-nobody" not in out
+
+
 def test_clean_removes_what_a_kill_left_and_sessions_remembers(
     ahvault_process, ended, store: Path, cluster: Simulator, heavy: None
 ) -> None:
