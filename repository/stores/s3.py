@@ -1,4 +1,4 @@
-"""S3, and what speaks its protocol, as a store (docs/decisions/0006-obstore-and-asyncssh.md).
+"""S3, and what speaks its protocol, as a store (docs/decisions/0003-obstore-and-asyncssh.md).
 
 One object is one request: a put is never split, because servers that honour a condition on a put
 may ignore it on the completion of an upload in parts.

@@ -1,4 +1,4 @@
-"""A folder on an SFTP server as a store (docs/decisions/0006-obstore-and-asyncssh.md).
+"""A folder on an SFTP server as a store (docs/decisions/0003-obstore-and-asyncssh.md).
 
 As in a local folder: a temporary file, synced where the server can, then linked (new objects) or
 renamed (replaced ones) to its name, so that no reader ever sees part of an object.
