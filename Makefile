@@ -38,7 +38,7 @@ test: check .venv-sdk/.ready ## check, then the tests that CI runs
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not long" $(ARGS)
 
 test-long: $(READY) ## the long proofs
-	$(BIN)/pytest -m long $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadgroup --timeout 3600 -m long $(ARGS)
 
 bench: $(READY)  ## engine speed beside zstd over the same bytes
 	$(BIN)/python -m tests.bench $(ARGS)
