@@ -67,11 +67,6 @@ class VmResult(BaseModel):
         """Bytes sent to the repository (M2 "Transferred")."""
         return sum(disk.stored_bytes for disk in self.disks)
 
-    @property
-    def rate_bytes_per_s(self) -> float:
-        """Bytes read per second of moving data; queueing and snapshot time excluded (M2)."""
-        return self.read_bytes / self.transfer_s if self.transfer_s > 0 else 0.0
-
 
 class SessionResult(BaseModel):
     """One run of a job. The status is the worst of its VMs (M1)."""

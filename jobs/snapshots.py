@@ -226,7 +226,11 @@ def settle_snapshot(session: BackupSession, snapshot: Snapshot, reference: Refer
         return
     points = session.repository.points(snapshot.vm_id).points
     in_use = {point.source.get("recovery_point_id") for point in newest_points(points)}
-    prefix = repository_prefix(session.repository.id)
-    ours = {point.id for point in session.client.recovery_points(name_prefix=prefix)}
-    if old in ours and old not in in_use:
+    if old in in_use:
+        return
+    try:
+        name = session.client.recovery_point(old).name
+    except NotFound:
+        return
+    if name.startswith(repository_prefix(session.repository.id)):
         session.client.delete_recovery_point(old)
