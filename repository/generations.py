@@ -177,7 +177,7 @@ class Generations:
             raise DamagedObject(ref.key, "its bytes do not match the digest in its generation")
         plain = self._records.sealer.open_object(ref.key, stored)
         file, _ = open_table(ref.key, "list", pa.BufferReader(plain), _SCHEMA)
-        table = file.read()
+        table = file.read(use_threads=False)
         names, sizes = table["name"].to_pylist(), table["size_bytes"].to_pylist()
         return [ObjectInfo(name, size) for name, size in zip(names, sizes, strict=True)]
 

@@ -185,7 +185,7 @@ class MapLayer:
         if window not in self._groups:
             return
         try:
-            rows = self._table.read_row_group(self._groups[window])
+            rows = self._table.read_row_group(self._groups[window], use_threads=False)
             first = rows["first"].to_numpy().astype(np.int64) - window * WINDOW_CHUNKS
             counts = rows["count"].to_numpy()
             values = np.empty(len(first), dtype=PLACE)

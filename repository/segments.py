@@ -76,7 +76,7 @@ def decode_segment(key: str, stored: bytes, keys: RepositoryKeys, sealer: Sealer
         if description["repository"] != keys.repository_id.hex:
             raise DamagedObject(key, "it belongs to another repository")
         sizes = {bytes.fromhex(pack_id): int(size) for pack_id, size in description["packs"]}
-        return Segment(_places(table.read()), sizes, str(description["session"]))
+        return Segment(_places(table.read(use_threads=False)), sizes, str(description["session"]))
     except (pa.ArrowException, ValueError, KeyError, TypeError, OSError) as error:
         raise DamagedObject(key, f"it does not read as a segment ({error})") from error
 

@@ -3,6 +3,10 @@
 Each carries, as key-value metadata named `ahvault`, a JSON document that says what it is. The
 Parquet settings are pinned here: no dictionary on ids, which never repeat; delta coding where values
 grow; statistics on the one column that readers search by.
+
+Tables are read with `use_threads=False`. A thread of Arrow's pool may still hold the bytes it read when
+the interpreter ends, and then ends the whole process with SIGABRT after its work was done. A table is
+small, and whoever reads many reads them in threads of its own.
 """
 
 from __future__ import annotations

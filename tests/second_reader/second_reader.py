@@ -166,11 +166,12 @@ class SecondReader:
 
     def overlay(self, table, start, rows):
         """Put a layer's rows of one window over those below; a row group is one window."""
+        # Without threads: one of Arrow's may still hold our bytes when the interpreter ends, and aborts.
         for group in range(table.metadata.num_row_groups):
             least = table.metadata.row_group(group).column(0).statistics.min
             if not start <= least < start + WINDOW:
                 continue
-            for row in table.read_row_group(group).to_pylist():
+            for row in table.read_row_group(group, use_threads=False).to_pylist():
                 place = (row["id"], row["pack"], row["offset"], row["length"])
                 for chunk in range(row["first"] - start, row["first"] - start + row["count"]):
                     if chunk < len(rows):
