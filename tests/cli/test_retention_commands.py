@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,19 @@ def configured(stored, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 
 @pytest.fixture
-def strict(tmp_path: Path) -> str:
-    """A policy that keeps one restore point per VM."""
+def keep_days(configured) -> int:
+    """As many days as the stored restore points are old today, and one to spare."""
+    with Repository.open(str(configured.path)) as repository:
+        oldest = min(point.session_started_at for point in repository.points().points)
+    return (datetime.now(UTC) - oldest).days + 2
+
+
+@pytest.fixture
+def strict(tmp_path: Path, keep_days: int) -> str:
+    """A policy that keeps the stored restore points, and nothing that is older."""
     path = tmp_path / "strict.toml"
-    path.write_text("keep_last = 1\nminimum_kept = 1\ndrop_percent_max = 50\nkeep_days = 1\n")
+    rules = f"keep_last = 1\nminimum_kept = 1\ndrop_percent_max = 50\nkeep_days = {keep_days}\n"
+    path.write_text(rules)
     return str(path)
 
 
@@ -31,22 +41,24 @@ def _points(ahvault) -> list[str]:
 
 
 def _age(stored) -> None:
-    """Make the older restore point of db01 a month old, as far as its session goes."""
+    """Commit the older restore point of db01 once more, as of a session one year before its own."""
     with Repository.open(str(stored.path)) as repository:
         older = repository.points().points[0]
         with repository.write_session("again") as session:
-            early = older.session_started_at.replace(month=10)
+            early = older.session_started_at - timedelta(days=365)
             fields = older.model_dump(exclude={"id", "key", "committed_at", "gc_generation"})
             session.commit(type(older).__bases__[0](**{**fields, "session_started_at": early}))
 
 
-def test_retention_says_why_and_changes_nothing_in_a_dry_run(ahvault, configured, strict) -> None:
+def test_retention_says_why_and_changes_nothing_in_a_dry_run(
+    ahvault, configured, strict, keep_days
+) -> None:
     """A verdict and a reason for each restore point, and all of them are still there."""
     _age(configured)
     before = _points(ahvault)
     told = ahvault("retention", "--policy", strict, "--dry-run")
     assert told.code == ExitCode.OK
-    assert "older than 1 day" in told.out
+    assert f"older than {keep_days} day" in told.out
     assert "1 of 4 restore points would be forgotten." in told.out
     assert _points(ahvault) == before
 
