@@ -42,6 +42,7 @@ from nutanix.models.recovery_points import (
     DiskRecoveryPointRef,
     RecoveryPoint,
     VmRecoveryPoint,
+    VolumeGroupRecoveryPoint,
 )
 from nutanix.models.vm_specs import DiskSpec, VmSpec
 from nutanix.models.vms import CdRom, DiskAddress, Nic, Vm, VmDisk
@@ -120,6 +121,7 @@ __all__ = [
     "VolumeDiskRef",
     "VolumeDiskSource",
     "VolumeGroup",
+    "VolumeGroupRecoveryPoint",
     "diagnose",
     "open_attached_disks",
     "open_iscsi_disks",

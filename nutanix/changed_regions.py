@@ -64,7 +64,7 @@ class ChangedRegionVerbs(Api):
         for _ in range(PAGES_MAX):
             if self._clock.monotonic_s() >= leave.valid_until_s:
                 leave = self._discover(disk, reference)
-            body = _compute_body(pages.next_offset_bytes, block_size_bytes, reference)
+            body = _compute_body(disk, pages.next_offset_bytes, block_size_bytes, reference)
             try:
                 page = self._compute(leave, disk, body)
             except LoginRefused:
@@ -113,7 +113,7 @@ class ChangedRegionVerbs(Api):
             method="POST",
             path=f"/dataprotection/{leave.version}/content"
             f"/recovery-points/{disk.recovery_point_id}"
-            f"/vm-recovery-points/{disk.vm_recovery_point_id}"
+            f"/{disk.owner_path}"
             f"/disk-recovery-points/{disk.disk_recovery_point_id}"
             "/$actions/compute-changed-regions",
             purpose=f"list regions of disk recovery point {disk.disk_recovery_point_id}",
@@ -125,16 +125,18 @@ class ChangedRegionVerbs(Api):
 
 
 def _compute_body(
-    offset_bytes: int, block_size_bytes: int, reference: DiskRecoveryPointRef | None
+    disk: DiskRecoveryPointRef,
+    offset_bytes: int,
+    block_size_bytes: int,
+    reference: DiskRecoveryPointRef | None,
 ) -> dict[str, Any]:
     """No `length`: the window is all that is left, so the list ends only at the disk's end."""
+    kind = "Vm" if disk.vm_recovery_point_id else "VolumeGroup"
     return typed(
-        "dataprotection.v4.content.VmRecoveryPointChangedRegionsComputeSpec",
+        f"dataprotection.v4.content.{kind}RecoveryPointChangedRegionsComputeSpec",
         offset=offset_bytes,
         blockSizeByte=block_size_bytes,
-        referenceRecoveryPointExtId=reference and reference.recovery_point_id,
-        referenceVmRecoveryPointExtId=reference and reference.vm_recovery_point_id,
-        referenceDiskRecoveryPointExtId=reference and reference.disk_recovery_point_id,
+        **(reference.wire_as_reference() if reference else {}),
     )
 
 

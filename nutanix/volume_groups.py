@@ -41,19 +41,21 @@ class VolumeGroupVerbs(Api):
         disks: Sequence[VolumeDiskSource],
         request_id: str,
         description: str | None = None,
+        is_temporary: bool = True,
     ) -> str:
-        """Make a hidden, temporary volume group with all its disks; its id, once readable.
+        """Make a volume group with all its disks; its id, once readable.
 
-        Calling again with the same `request_id` waits for the first call's work.
+        A temporary one is hidden from people and carries data for a while; the other kind stays
+        and is theirs. Calling again with the same `request_id` waits for the first call's work.
         """
         body = typed(
             "volumes.v4.config.VolumeGroup",
             name=name,
             description=description,
             clusterReference=cluster_id,
-            usageType="TEMPORARY",
+            usageType="TEMPORARY" if is_temporary else "USER",
             sharingStatus="NOT_SHARED",
-            isHidden=True,
+            isHidden=is_temporary,
             shouldLoadBalanceVmAttachments=False,
             disks=[disk.wire() for disk in disks],
         )

@@ -37,6 +37,14 @@ def require_vm_point(cluster: Cluster, point_id: str, ext_id: str) -> Record:
     return record
 
 
+def require_group_point(cluster: Cluster, point_id: str, ext_id: str) -> Record:
+    """A volume group recovery point of this recovery point."""
+    record = cluster.require("vg_recovery_point", ext_id, "dataprotection")
+    if record.private["recovery_point"] != point_id:
+        raise NotFoundError("vg_recovery_point", ext_id, "dataprotection")
+    return record
+
+
 def require_disk_point(cluster: Cluster, owner_id: str, ext_id: str) -> Record:
     """A disk recovery point of this VM or volume group recovery point."""
     record = cluster.require("disk_recovery_point", ext_id, "dataprotection")
@@ -252,9 +260,9 @@ def set_expiration(cluster: Cluster, task: RunningTask) -> None:
     expires = stamp(parse_stamp(task.arguments["expirationTime"]))
     with task.finishing() as outcome:
         _put_expiration(cluster, record, "recovery_point", expires)
-        for ext_id in record.private["vm_points"]:
-            nested = cluster.require("vm_recovery_point", ext_id)
-            _put_expiration(cluster, nested, "vm_recovery_point", expires)
+        for kind, ids in _below(record):
+            for ext_id in ids:
+                _put_expiration(cluster, cluster.require(kind, ext_id), kind, expires)
         outcome.affects(POINT_REL, record.ext_id)
 
 
@@ -311,19 +319,18 @@ def delete_vm_point(cluster: Cluster, task: RunningTask) -> None:
 def replicate_point(cluster: Cluster, task: RunningTask) -> None:
     """Make a second recovery point over the same frozen content, as on the remote site."""
     source, ids = require_point(cluster, task.arguments["extId"]), task.arguments["ids"]
-    points = [cluster.require("vm_recovery_point", i) for i in source.private["vm_points"]]
-    rows = [row for p in points for row in p.private["disks"]]
+    new_ids = {"vm_recovery_point": ids["vmPoints"], "vg_recovery_point": ids["vgPoints"]}
+    points = [(kind, cluster.require(kind, i)) for kind, below in _below(source) for i in below]
+    rows = [row for _kind, p in points for row in p.private["disks"]]
     with cluster.disks.hold(row["vdisk"] for row in rows), task.finishing() as outcome:
-        for point in points:
-            copies = [
-                _hold_again(cluster, ids["vmPoints"][point.ext_id], row)
-                for row in point.private["disks"]
-            ]
-            document = {**point.document, "extId": ids["vmPoints"][point.ext_id]}
+        for kind, point in points:
+            ext_id = new_ids[kind][point.ext_id]
+            copies = [_hold_again(cluster, ext_id, row) for row in point.private["disks"]]
             private = {**point.private, "recovery_point": ids["extId"], "disks": copies}
-            cluster.documents.put("vm_recovery_point", document["extId"], document, private)
+            cluster.documents.put(kind, ext_id, {**point.document, "extId": ext_id}, private)
         document = {**source.document, "extId": ids["extId"]}
-        private = {"vm_points": list(ids["vmPoints"].values()), "vg_points": []}
+        below = {"vm_points": ids["vmPoints"], "vg_points": ids["vgPoints"]}
+        private = {name: list(each.values()) for name, each in below.items()}
         cluster.documents.put("recovery_point", ids["extId"], document, private)
         outcome.affects(POINT_REL, ids["extId"])
         outcome.detail("recoveryPointExtId", ids["extId"])

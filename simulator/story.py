@@ -30,6 +30,8 @@ from simulator.tasks import RunningTask
 class Story:
     """Actions on one cluster. `vm` is a name or an id, `disk` an index in the VM's list of disks.
 
+    For raw writes `vm` may be a volume group too; its disks count in the order of their indexes.
+
     Every action is finished and durable when it returns. GuestError says what a guest could not do.
     """
 
@@ -178,6 +180,20 @@ class Story:
         container = disk["backingInfo"]["storageContainer"]["extId"]
         return disk_document(self._cluster, new, disk["diskAddress"], container)
 
+    def add_volume_group(self, name: str, sizes_bytes: list[int], *, vm: str | None = None) -> str:
+        """Add a volume group of blank disks, attached to a guest where one is named; returns its id."""
+        ext_id = self._cluster.new_id()
+        container = self._cluster.documents.all("storage_container")[0].ext_id
+        source = {"entityType": "STORAGE_CONTAINER", "extId": container}
+        disks = [{"diskSizeBytes": size, "diskDataSourceReference": source} for size in sizes_bytes]
+        guest = [{"attachment": {"extId": self._vm(vm).ext_id}}] if vm is not None else []
+        spec = {"name": name, "clusterReference": self._cluster.aos.ext_id}
+        self._do(
+            "VolumeGroupCreate",
+            {"extId": ext_id, "spec": {**spec, "disks": disks, "attachments": guest}},
+        )
+        return ext_id
+
     def delete_recovery_point(self, recovery_point: str) -> None:
         """Delete a recovery point behind everybody's back."""
         self._do("DeleteRecoveryPoint", {"extId": recovery_point})
@@ -254,6 +270,9 @@ class Story:
         return self._named("vm", "name", vm)
 
     def _vdisk(self, vm: str, disk: int) -> str:
+        for group in self._cluster.documents.all("volume_group"):
+            if vm in (group.ext_id, group.document["name"]):
+                return str(sorted(group.private["disks"], key=_index)[disk]["extId"])
         record = self._vm(vm)
         own = [
             d["extId"]
@@ -263,3 +282,7 @@ class Story:
         if not 0 <= disk < len(own):
             raise GuestError(f"The VM {record.document['name']} has no disk {disk}.")
         return str(own[disk])
+
+
+def _index(disk: Document) -> int:
+    return int(disk["index"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nutanix.models.wire import ManyOf, WireModel, typed
 
@@ -17,22 +17,53 @@ WIRE_CONSISTENCY = {"crash": "CRASH_CONSISTENT", "application": "APPLICATION_CON
 
 
 class DiskRecoveryPointRef(BaseModel):
-    """The three ids that name one disk inside a recovery point. Kept with a restore point as JSON."""
+    """The three ids that name one disk inside a recovery point. Kept with a restore point as JSON.
+
+    The disk belongs to a VM or to a volume group: exactly one of the two ids in the middle is set.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     recovery_point_id: str
-    vm_recovery_point_id: str
+    vm_recovery_point_id: str | None = None
+    volume_group_recovery_point_id: str | None = None
     disk_recovery_point_id: str
+
+    @model_validator(mode="after")
+    def _has_one_owner(self) -> Self:
+        if bool(self.vm_recovery_point_id) == bool(self.volume_group_recovery_point_id):
+            raise ValueError("a disk recovery point belongs to one VM or to one volume group")
+        return self
+
+    @property
+    def owner_path(self) -> str:
+        """The middle of its path: whose disk it is."""
+        if self.vm_recovery_point_id:
+            return f"vm-recovery-points/{self.vm_recovery_point_id}"
+        return f"volume-group-recovery-points/{self.volume_group_recovery_point_id}"
 
     def wire(self) -> dict[str, str]:
         """The reference as `discover-cluster` takes it."""
+        kind = "Vm" if self.vm_recovery_point_id else "VolumeGroup"
         return typed(
-            "dataprotection.v4.content.VmDiskRecoveryPointReference",
+            f"dataprotection.v4.content.{kind}DiskRecoveryPointReference",
             recoveryPointExtId=self.recovery_point_id,
             vmRecoveryPointExtId=self.vm_recovery_point_id,
+            volumeGroupRecoveryPointExtId=self.volume_group_recovery_point_id,
             diskRecoveryPointExtId=self.disk_recovery_point_id,
         )
+
+    def wire_as_reference(self) -> dict[str, str]:
+        """The three ids as `compute-changed-regions` takes what it compares against."""
+        owner = {
+            "referenceVmRecoveryPointExtId": self.vm_recovery_point_id,
+            "referenceVolumeGroupRecoveryPointExtId": self.volume_group_recovery_point_id,
+        }
+        return {
+            "referenceRecoveryPointExtId": self.recovery_point_id,
+            **{name: each for name, each in owner.items() if each},
+            "referenceDiskRecoveryPointExtId": self.disk_recovery_point_id,
+        }
 
 
 class DiskRecoveryPoint(BaseModel):
@@ -80,8 +111,32 @@ class VmRecoveryPoint(WireModel):
         )
 
 
+class VolumeGroupRecoveryPoint(WireModel):
+    """One volume group inside a recovery point. Its disks are told here and nowhere else (`§11`)."""
+
+    id: str = Field(alias="extId")
+    volume_group_id: str | None = Field(default=None, alias="volumeGroupExtId")
+    wire_disk_points: Annotated[tuple[_WireDiskPoint, ...], ManyOf] = Field(
+        default=(), alias="diskRecoveryPoints"
+    )
+
+    def disks(self, recovery_point_id: str) -> tuple[DiskRecoveryPoint, ...]:
+        """The disks held, each with the full reference that changed regions need."""
+        return tuple(
+            DiskRecoveryPoint(
+                disk_id=disk.disk_id,
+                ref=DiskRecoveryPointRef(
+                    recovery_point_id=recovery_point_id,
+                    volume_group_recovery_point_id=self.id,
+                    disk_recovery_point_id=disk.id,
+                ),
+            )
+            for disk in self.wire_disk_points
+        )
+
+
 class RecoveryPoint(WireModel):
-    """The cluster's frozen state of one or more VMs."""
+    """The cluster's frozen state of one or more VMs and volume groups, all at one moment."""
 
     id: str = Field(alias="extId")
     name: str = ""
@@ -90,6 +145,7 @@ class RecoveryPoint(WireModel):
     """`None`: never."""
     consistency_wire: str | None = Field(default=None, alias="recoveryPointType")
     vm_recovery_points: Annotated[tuple[VmRecoveryPoint, ...], ManyOf] = ()
+    volume_group_recovery_points: Annotated[tuple[VolumeGroupRecoveryPoint, ...], ManyOf] = ()
     size_exclusive_bytes: int | None = Field(default=None, alias="totalExclusiveUsageBytes")
     """What deleting it would free; only clusters from API 4.2 on say."""
 

@@ -34,6 +34,7 @@ ACTIONS = (
     "add_disk",
     "remove_disk",
     "replace_disk",
+    "add_volume_group",
     "delete_recovery_point",
     "set_host_state",
     "advance_clock",

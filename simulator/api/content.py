@@ -10,7 +10,12 @@ from simulator.api.routes import Answer, Call, Catalogue
 from simulator.cluster import refuse
 from simulator.documents import Document, Record
 from simulator.errors import SchemaError, UnauthorisedError
-from simulator.recovery_points import require_disk_point, require_point, require_vm_point
+from simulator.recovery_points import (
+    require_disk_point,
+    require_group_point,
+    require_point,
+    require_vm_point,
+)
 from simulator.regions import BLOCK_SIZES_BYTES, Frozen, compute_page
 
 catalogue = Catalogue("dataprotection", "dataprotection.v4.content")
@@ -79,7 +84,7 @@ def _chain(call: Call, spec: Document) -> str:
         require_vm_point(call.cluster, spec["recoveryPointExtId"], owner)
     else:
         owner = spec.get("volumeGroupRecoveryPointExtId", "")
-        call.cluster.require("vg_recovery_point", owner, "dataprotection")
+        require_group_point(call.cluster, spec["recoveryPointExtId"], owner)
     return require_disk_point(call.cluster, owner, spec["diskRecoveryPointExtId"]).ext_id
 
 
@@ -103,7 +108,7 @@ def vm_recovery_point_compute_changed_regions(call: Call) -> Answer:
     reads=True,
 )
 def volume_group_recovery_point_compute_changed_regions(call: Call) -> Answer:
-    call.cluster.require("vg_recovery_point", call.params["owner"], "dataprotection")
+    require_group_point(call.cluster, call.params["point"], call.params["owner"])
     return _compute(call, "referenceVolumeGroupRecoveryPointExtId")
 
 

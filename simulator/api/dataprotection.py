@@ -124,7 +124,9 @@ def replicate_recovery_point(call: Call) -> Answer:
     record = require_point(call.cluster, call.params["point"])
     call.need("pcExtId", "clusterExtId")
     new_id = call.cluster.new_id
-    ids = {"extId": new_id(), "vmPoints": {i: new_id() for i in record.private["vm_points"]}}
+    ids: dict[str, Any] = {"extId": new_id()}
+    ids["vmPoints"] = {i: new_id() for i in record.private["vm_points"]}
+    ids["vgPoints"] = {i: new_id() for i in record.private["vg_points"]}
     arguments = {"extId": record.ext_id, "ids": ids}
     return call.task("ReplicateRecoveryPoint", arguments, (POINT_REL, record.ext_id))
 

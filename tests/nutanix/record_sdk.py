@@ -64,6 +64,11 @@ VERBS = {
         "RecoveryPointsApi",
         "vm_recovery_point_compute_changed_regions",
     ),
+    "POST content/recovery-points/{}/volume-group-recovery-points/{}/disk-recovery-points/{}"
+    "/$actions/compute-changed-regions": (
+        "RecoveryPointsApi",
+        "volume_group_recovery_point_compute_changed_regions",
+    ),
     "POST config/volume-groups": ("VolumeGroupsApi", "create_volume_group"),
     "GET config/volume-groups/{}": ("VolumeGroupsApi", "get_volume_group_by_id"),
     "GET config/volume-groups (list)": ("VolumeGroupsApi", "list_volume_groups"),

@@ -34,6 +34,9 @@ SECRET = SecretStr("secretsecret12")
 REF = DiskRecoveryPointRef(
     recovery_point_id=RP, vm_recovery_point_id=VM_RP, disk_recovery_point_id=DISK_RP
 )
+VG_REF = DiskRecoveryPointRef(
+    recovery_point_id=RP, volume_group_recovery_point_id=VM_RP, disk_recovery_point_id=DISK_RP
+)
 EXPIRES = datetime(2030, 1, 1, tzinfo=UTC)
 CAPTURED = {
     "extId": VM,
@@ -129,12 +132,18 @@ def drive(client):
     client.vms(), client.vm(VM), client.clusters(), client.hosts(), client.storage_containers()
     client.subnets(), client.categories()
     client.create_recovery_point(
-        name="p", vm_ids=[VM], expires_at=EXPIRES, consistency="application", request_id="r1"
+        name="p",
+        vm_ids=[VM],
+        volume_group_ids=[VG],
+        expires_at=EXPIRES,
+        consistency="application",
+        request_id="r1",
     )
     client.recovery_points(name_prefix="p")
     client.disk_recovery_points(RP, VM_RP)
     captured = client.captured_vm(VM_RP)
     client.changed_regions(REF, REF, block_size_bytes=262144)
+    client.changed_regions(VG_REF, VG_REF)
     client.power_on(WORKER)
     sources = [DiskFromRecoveryPoint(0, DISK_RP), BlankDisk(1, 1 << 30, CONTAINER)]
     client.create_volume_group(
@@ -186,6 +195,8 @@ def calls(client, prism):
         name = f"{request.method} {re.sub(r'[^/]*-[0-9a-f]{4}-[^/]*|ZXJn[^/]*', '{}', path)}"
         if request.method == "GET" and path.endswith("s") and request.url.params:
             name += " (list)"
+        if b"VolumeGroupDiskRecoveryPointReference" in request.content:
+            name += " (volume group)"
         if request.method != "OPTIONS":
             found.setdefault(name, as_document(request))
     if path := os.environ.get("AHVAULT_WRITE_CLIENT_CALLS"):
