@@ -7,6 +7,7 @@ CliError
 ├── PointUnknown       no restore point goes by that name
 ├── PointAmbiguous     more than one does
 ├── DiskUnknown        the restore point has no such disk
+├── JobUnknown         no job of that name has run
 ├── KeyUnknown         no single key of the repository goes by that id
 ├── PassphraseMismatch the new passphrase was not typed the same twice
 ├── FileInTheWay       the file to write exists already
@@ -97,6 +98,15 @@ class DiskUnknown(CliError):
         super().__init__(
             f"Restore point {point} has no single disk {disk!r}. Its disks are: {', '.join(known)}."
         )
+
+
+class JobUnknown(CliError):
+    """The repository knows no job `name`."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        self.name, self.known = name, tuple(known)
+        there = f"There are: {', '.join(known)}." if known else "No job has run yet."
+        super().__init__(f"No job {name!r} is known to the repository. {there}")
 
 
 class KeyUnknown(CliError):

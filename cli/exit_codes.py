@@ -21,6 +21,7 @@ class ExitCode(IntEnum):
     REPOSITORY = 5
     DAMAGE = 6
     NO_WORKER = 7
+    LATE = 8
     INTERNAL = 70
     INTERRUPTED = 130
     TERMINATED = 143
@@ -35,6 +36,7 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.REPOSITORY: "the repository is missing, unreadable, too new, full or already there",
     ExitCode.DAMAGE: "damage was found in the repository",
     ExitCode.NO_WORKER: "no worker VM can be used",
+    ExitCode.LATE: "a VM has no good restore point that is young enough for its job's RPO",
     ExitCode.INTERNAL: "a mistake in ahvault itself",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
     ExitCode.TERMINATED: "terminated (SIGTERM)",
@@ -49,6 +51,7 @@ _BY_ERROR: dict[str, ExitCode] = {
     "cli.PointUnknown": ExitCode.NOT_FOUND,
     "cli.PointAmbiguous": ExitCode.NOT_FOUND,
     "cli.DiskUnknown": ExitCode.NOT_FOUND,
+    "cli.JobUnknown": ExitCode.NOT_FOUND,
     "cli.KeyUnknown": ExitCode.NOT_FOUND,
     "cli.PassphraseMismatch": ExitCode.USAGE,
     "cli.SessionUnknown": ExitCode.NOT_FOUND,

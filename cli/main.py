@@ -27,6 +27,7 @@ from cli import (
     serve,
     sessions,
     simulator,
+    status,
     verify,
     vms,
 )
@@ -51,6 +52,7 @@ app.command("backup", epilog=backup.EXAMPLES)(backup.backup)
 app.command("points", epilog=points.EXAMPLES)(points.points)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("sessions", epilog=sessions.EXAMPLES)(sessions.sessions)
+app.command("status", epilog=status.EXAMPLES)(status.status)
 app.command("clean", epilog=clean.EXAMPLES)(clean.clean)
 app.command("restore", epilog=restore.EXAMPLES)(restore.restore)
 app.command("export", epilog=export.EXAMPLES)(export.export)

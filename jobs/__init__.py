@@ -16,9 +16,10 @@ from jobs.errors import (
     VmBusy,
 )
 from jobs.extents import DiskPlan, NoReference, ReadMethod
-from jobs.figures import human_bytes, human_duration, human_rate, human_ratio, utc_text
+from jobs.figures import human_bytes, human_duration, human_rate, human_ratio, human_span, utc_text
 from jobs.job_file import ScheduledJob, parse_job, read_job_file
 from jobs.journal import Entry, Journal
+from jobs.known_jobs import KnownJob, known_jobs, remember_job, retire_job
 from jobs.markdown import session_markdown, vm_cells
 from jobs.model import BackupJob, Scope, WorkerSpec
 from jobs.progress import NullObserver, Observer, Observers, current_observer, observed_by
@@ -44,6 +45,14 @@ from jobs.snapshots import (
     settle_snapshot,
     take_snapshot,
 )
+from jobs.status import (
+    Protection,
+    StatusReport,
+    VmProtection,
+    describe_breaches,
+    read_status,
+    vms_in_scope,
+)
 from jobs.story import VmStory, told_to_the_end
 from jobs.transfer import attach_snapshot, commit_point, plan_reads, transfer_disk
 from jobs.volumes import Attachment, attach, detach
@@ -62,6 +71,7 @@ __all__ = [
     "JobError",
     "JobInvalid",
     "Journal",
+    "KnownJob",
     "Leftover",
     "NoReference",
     "NoWorker",
@@ -69,6 +79,7 @@ __all__ = [
     "NullObserver",
     "Observer",
     "Observers",
+    "Protection",
     "ReadMethod",
     "Reference",
     "RestoreRefused",
@@ -82,7 +93,9 @@ __all__ = [
     "SessionStopped",
     "Snapshot",
     "SnapshotIncomplete",
+    "StatusReport",
     "VmBusy",
+    "VmProtection",
     "VmResult",
     "VmStory",
     "VmTarget",
@@ -100,6 +113,7 @@ __all__ = [
     "commit_point",
     "create_restored_vm",
     "current_observer",
+    "describe_breaches",
     "detach",
     "find_leftovers",
     "find_reference",
@@ -107,6 +121,8 @@ __all__ = [
     "human_duration",
     "human_rate",
     "human_ratio",
+    "human_span",
+    "known_jobs",
     "observed_by",
     "open_backup_session",
     "open_session",
@@ -114,10 +130,13 @@ __all__ = [
     "plan_reads",
     "rank_workers",
     "read_job_file",
+    "read_status",
+    "remember_job",
     "remove_leftovers",
     "resolve_scope",
     "restore_disk",
     "restore_result",
+    "retire_job",
     "session_markdown",
     "settle_snapshot",
     "take_snapshot",
@@ -125,4 +144,5 @@ __all__ = [
     "transfer_disk",
     "utc_text",
     "vm_cells",
+    "vms_in_scope",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 _BYTE_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -30,6 +30,18 @@ def human_duration(duration_s: float) -> str:
         return f"{minutes} min {rest:02d} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min"
+
+
+def human_span(span: timedelta) -> str:
+    """How long ago, or how long allowed: `45 min`, `30 h`, `9 d 4 h`; never negative."""
+    minutes = max(round(span / timedelta(minutes=1)), 0)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours = round(minutes / 60)
+    if hours < 100:
+        return f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"
 
 
 def human_rate(size_bytes: int, duration_s: float) -> str:

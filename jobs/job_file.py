@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from jobs.errors import JobInvalid
 from jobs.model import BackupJob
+from jobs.rpo import default_rpo_hours
 
 
 class ScheduledJob(BackupJob):
@@ -33,6 +34,8 @@ class ScheduledJob(BackupJob):
             raise ValueError(
                 f"a schedule has five fields (minute hour day month weekday); got {value!r}"
             )
+        if value is not None:
+            default_rpo_hours(value, "UTC")  # Refuses what is no cron line.
         return value
 
     @field_validator("time_zone")
@@ -45,10 +48,11 @@ class ScheduledJob(BackupJob):
         return value
 
     def job(self) -> BackupJob:
-        """The job alone, as the session flow takes it."""
-        return BackupJob.model_validate(
-            self.model_dump(include=set(BackupJob.model_fields), mode="json")
-        )
+        """The job alone, as the session flow takes it; its RPO is the schedule's unless it says one."""
+        fields = self.model_dump(include=set(BackupJob.model_fields), mode="json")
+        if self.rpo_hours is None and self.schedule is not None:
+            fields["rpo_hours"] = default_rpo_hours(self.schedule, self.time_zone)
+        return BackupJob.model_validate(fields)
 
 
 def read_job_file(path: Path) -> ScheduledJob:

@@ -94,6 +94,16 @@ class BackupJob(BaseModel):
             "later run did. Must lie well beyond the longest gap between runs (N5).",
         ),
     ] = 30
+    rpo_hours: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=100_000,
+            title="RPO in hours",
+            description="How old the newest good restore point of a VM may get before the VM counts as "
+            "late. Empty: what the schedule implies where a job file has one, else nobody is late.",
+        ),
+    ] = None
 
     @field_validator("name")
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs import VmTarget, find_leftovers, remove_leftovers, resolve_scope
+from jobs import VmTarget, find_leftovers, remember_job, remove_leftovers, resolve_scope
 from tasks.context import current_backup, current_session
 from tasks.policy import step
 
@@ -27,4 +27,6 @@ def prepare_workers() -> list[str]:
 def select_vms(worker_ids: list[str]) -> list[VmTarget]:
     """The VMs of the job's scope; workers are never backed up (E4, W15)."""
     session = current_backup()
-    return resolve_scope(session.client, session.job.scope, never=worker_ids)
+    vms = resolve_scope(session.client, session.job.scope, never=worker_ids)
+    remember_job(session.repository.live, session.job, vms=vms, clock=session.clock)
+    return vms
