@@ -21,7 +21,7 @@ from jobs.job_file import ScheduledJob, parse_job, read_job_file
 from jobs.journal import Entry, Journal
 from jobs.known_jobs import KnownJob, known_jobs, remember_job, retire_job
 from jobs.markdown import session_markdown, vm_cells
-from jobs.model import BackupJob, Scope, WorkerSpec
+from jobs.model import BackupJob, Scope, SpaceLimits, WorkerSpec
 from jobs.progress import NullObserver, Observer, Observers, current_observer, observed_by
 from jobs.reconcile import Leftover, find_leftovers, remove_leftovers
 from jobs.restore import (
@@ -93,6 +93,7 @@ __all__ = [
     "SessionStopped",
     "Snapshot",
     "SnapshotIncomplete",
+    "SpaceLimits",
     "StatusReport",
     "VmBusy",
     "VmProtection",

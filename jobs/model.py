@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,39}")
 
 Consistency = Literal["crash", "application"]
+IfNotConsistent = Literal["fail", "warn", "accept"]
 
 
 class Scope(BaseModel):
@@ -55,6 +56,42 @@ class WorkerSpec(BaseModel):
     enabled: Annotated[bool, Field(description="A disabled worker is never selected (W3).")] = True
 
 
+class SpaceLimits(BaseModel):
+    """How little free space is too little (P4). Looked at before any snapshot (S2)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    container_warn_percent: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=100,
+            title="Storage container: warn below, %",
+            description="A VM whose storage container has less free than this gets a warning.",
+        ),
+    ] = 10.0
+    container_skip_percent: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=100,
+            title="Storage container: skip below, %",
+            description="A VM whose storage container has less free than this gets no snapshot; it "
+            "counts as failed, with the reason.",
+        ),
+    ] = 5.0
+    repository_warn_percent: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=100,
+            title="Repository: warn below, %",
+            description="Free space of the repository below which the session warns. Only a "
+            "repository in a directory can say how much is free.",
+        ),
+    ] = 10.0
+
+
 class BackupJob(BaseModel):
     """A validated job. One definition serves the Prefect UI, schedules, Python and the command line."""
 
@@ -75,6 +112,24 @@ class BackupJob(BaseModel):
             description="Consistency asked of the cluster. What was obtained is recorded per restore point (N1)."
         ),
     ] = "crash"
+    if_not_consistent: Annotated[
+        IfNotConsistent,
+        Field(
+            title="If application consistency is not reached",
+            description="fail: no restore point. warn: a crash-consistent one, with a warning. "
+            "accept: a crash-consistent one. What was reached is stored either way (N1).",
+        ),
+    ] = "warn"
+    full_read_days: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=3650,
+            title="Days between full reads",
+            description="Once in so many days everything allocated of a disk is read and compared, to "
+            "prove the cluster's change lists since the last time. Leave empty for never.",
+        ),
+    ] = 30
     parallel_vms: Annotated[
         int,
         Field(
@@ -104,6 +159,19 @@ class BackupJob(BaseModel):
             "late. Empty: what the schedule implies where a job file has one, else nobody is late.",
         ),
     ] = None
+    departed_days: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=365,
+            title="Days until the snapshot of a departed VM is deleted",
+            description="When a VM has left the job, or the job no longer runs, the recovery point that "
+            "its next incremental would have needed is deleted after so many days (N9).",
+        ),
+    ] = 14
+    space: Annotated[
+        SpaceLimits, Field(title="Free space", description="Limits of free space (P4).")
+    ] = SpaceLimits()
 
     @field_validator("name")
     @classmethod
