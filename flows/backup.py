@@ -28,12 +28,11 @@ from jobs import (
 from tasks import (
     RunLog,
     abandon_snapshot,
-    attach_disks,
     clean_up_leftovers,
     commit_point,
     current_story,
-    detach_disks,
     find_reference,
+    move_disks,
     plan_reads,
     prepare_workers,
     progress_artifact,
@@ -41,7 +40,6 @@ from tasks import (
     select_vms,
     settle_snapshot,
     take_snapshot,
-    transfer_disks,
     working_in,
     working_on,
 )
@@ -112,11 +110,7 @@ def backup_vm(vm_id: str, vm_name: str) -> str:
         held.callback(abandon_snapshot, snapshot)
         reference = find_reference(snapshot)
         plans = plan_reads(snapshot, reference)
-        attachment = attach_disks(snapshot)
-        try:
-            records = transfer_disks(snapshot, reference, plans, attachment)
-        finally:
-            detach_disks(attachment)
+        records = move_disks(snapshot, reference, plans)
         point = commit_point(snapshot, reference, records)
         held.pop_all()
     settle_snapshot(snapshot, reference)

@@ -19,15 +19,13 @@ from jobs import (
 )
 from tasks import (
     RunLog,
-    attach_blank_disks,
     choose_target,
     clean_up_leftovers,
     create_restored_vm,
-    detach_disks,
+    filled_disks,
     power_on_vm,
     prepare_workers,
     progress_artifact,
-    restore_disks,
     working_in,
     working_on,
 )
@@ -82,12 +80,8 @@ def restore_vm(
         target = choose_target(point, vm_name, container)
         clean_up_leftovers()
         prepare_workers()
-        attachment = attach_blank_disks(point, target)
-        try:
-            restore_disks(point, attachment)
-            vm_id = create_restored_vm(point, target, attachment)
-        finally:
-            detach_disks(attachment)
+        with filled_disks(point, target) as disks:
+            vm_id = create_restored_vm(point, target, disks)
         if power_on:
             power_on_vm(vm_id)
         return restore_result(story, point, vm_id=vm_id, is_on=power_on)

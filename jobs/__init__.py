@@ -22,14 +22,15 @@ from jobs.journal import Entry, Journal
 from jobs.known_jobs import KnownJob, known_jobs, remember_job, retire_job
 from jobs.markdown import session_markdown, vm_cells
 from jobs.model import BackupJob, Scope, SpaceLimits, WorkerSpec
+from jobs.moving import worker_failure
 from jobs.progress import NullObserver, Observer, Observers, current_observer, observed_by
 from jobs.reconcile import Leftover, find_leftovers, remove_leftovers
 from jobs.restore import (
     RestoreResult,
     RestoreTarget,
-    attach_blank_disks,
     choose_target,
     create_restored_vm,
+    group_blank_disks,
     restore_disk,
     restore_result,
 )
@@ -54,8 +55,8 @@ from jobs.status import (
     vms_in_scope,
 )
 from jobs.story import VmStory, told_to_the_end
-from jobs.transfer import attach_snapshot, commit_point, plan_reads, transfer_disk
-from jobs.volumes import Attachment, attach, detach
+from jobs.transfer import commit_point, group_snapshot, plan_reads, transfer_disk
+from jobs.volumes import Attachment, DiskGroup, attach, detach, make_group, remove_group
 from jobs.worker_pool import WorkerPool
 from jobs.workers import WorkerChoice, WorkerState, rank_workers
 
@@ -63,6 +64,7 @@ __all__ = [
     "Attachment",
     "BackupJob",
     "BackupSession",
+    "DiskGroup",
     "DiskPlan",
     "DiskResult",
     "DiskSnapshot",
@@ -106,8 +108,6 @@ __all__ = [
     "WorkerState",
     "abandon_snapshot",
     "attach",
-    "attach_blank_disks",
-    "attach_snapshot",
     "check_repository",
     "check_workers",
     "choose_target",
@@ -118,12 +118,15 @@ __all__ = [
     "detach",
     "find_leftovers",
     "find_reference",
+    "group_blank_disks",
+    "group_snapshot",
     "human_bytes",
     "human_duration",
     "human_rate",
     "human_ratio",
     "human_span",
     "known_jobs",
+    "make_group",
     "observed_by",
     "open_backup_session",
     "open_session",
@@ -133,6 +136,7 @@ __all__ = [
     "read_job_file",
     "read_status",
     "remember_job",
+    "remove_group",
     "remove_leftovers",
     "resolve_scope",
     "restore_disk",
@@ -146,4 +150,5 @@ __all__ = [
     "utc_text",
     "vm_cells",
     "vms_in_scope",
+    "worker_failure",
 ]

@@ -16,7 +16,7 @@ from jobs.errors import RestoreRefused
 from jobs.journal import Entry
 from jobs.session import Session
 from jobs.story import VmStory
-from jobs.volumes import Attachment, attach
+from jobs.volumes import Attachment, DiskGroup, make_group
 from nutanix import (
     AhvClient,
     BlankDisk,
@@ -84,14 +84,10 @@ def choose_target(
     return _where_it_was(point, vm_name, cluster_id, usable)
 
 
-def attach_blank_disks(
-    session: Session, point: RestorePoint, target: RestoreTarget
-) -> Attachment | None:
-    """Blank disks of the right sizes, attached to a worker; `None` for a point without disks."""
-    if not point.disks:
-        return None
+def group_blank_disks(session: Session, point: RestorePoint, target: RestoreTarget) -> DiskGroup:
+    """A volume group with blank disks of the right sizes, for a worker to fill."""
     places = zip(point.disks, target.container_ids, strict=True)
-    return attach(
+    return make_group(
         session,
         name=session.object_name(target.vm_name),
         purpose=f"restore {target.vm_name}",
@@ -123,9 +119,9 @@ def restore_disk(
     first_try = disk.disk_id not in story.progress
     counters = story.disk_started(disk.disk_id, disk.label, disk.size_bytes)
     try:
-        with attachment.open_disk(index, stop=session.stop, writable=True) as target:
+        with attachment.open_disk(index, writable=True) as target:
             session.repository.open_disk(point, disk.disk_id).restore_to(
-                target, target_is_blank=first_try, counters=counters, stop=session.stop
+                target, target_is_blank=first_try, counters=counters, stop=attachment.stop
             )
             target.flush()
     finally:
@@ -136,19 +132,19 @@ def create_restored_vm(
     session: Session,
     point: RestorePoint,
     target: RestoreTarget,
-    attachment: Attachment | None,
+    group: DiskGroup | None,
 ) -> tuple[str, list[str]]:
     """Create the VM from the filled disks; returns its id and what could not be carried over.
 
-    The disks are detached from the worker first, so that everything written has reached them.
+    Whatever still holds the disks is detached first, so that everything written has reached them.
     """
     client = session.client
     disks: dict[str, VolumeDiskRef] = {}
-    if attachment is not None:
-        group_id = attachment.volume_group_id
-        client.detach_volume_group(group_id, attachment.choice.worker.vm_id)
-        for record, volume_disk in zip(point.disks, attachment.disks, strict=True):
-            disks[record.disk_id] = VolumeDiskRef(group_id, volume_disk.id)
+    if group is not None:
+        for held_by in client.vm_attachments(group.id):
+            client.detach_volume_group(group.id, held_by.vm_id)
+        for record, volume_disk in zip(point.disks, group.disks, strict=True):
+            disks[record.disk_id] = VolumeDiskRef(group.id, volume_disk.id)
     captured = captured_vm(point)
     original_exists = any(vm.id == point.vm_id for vm in client.vms())
     rebuilt = rebuild_vm(

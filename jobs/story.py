@@ -72,12 +72,12 @@ class VmStory:
 
     @contextmanager
     def transferring(self) -> Iterator[None]:
-        """The block moves data; its time is the base of rates (M2)."""
+        """The block moves data; the time of all such blocks is the base of rates (M2)."""
         self.transfer_started_s = self.clock.monotonic_s()
         try:
             yield
         finally:
-            self.transfer_s = self.clock.monotonic_s() - self.transfer_started_s
+            self.transfer_s += self.clock.monotonic_s() - self.transfer_started_s
 
     def disk_started(self, disk_id: str, label: str, to_read_bytes: int) -> TransferCounters:
         """A disk's transfer begins (again, after a failed try): fresh counters for it."""

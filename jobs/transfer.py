@@ -10,7 +10,7 @@ from jobs.extents import DiskPlan, NoReference, ReadMethod, plan_disk, read_all
 from jobs.session import BackupSession
 from jobs.snapshots import DiskSnapshot, Reference, Snapshot
 from jobs.story import VmStory
-from jobs.volumes import Attachment, attach
+from jobs.volumes import Attachment, DiskGroup, make_group
 from nutanix import AttachedDisk, DiskFromRecoveryPoint
 from repository import DamagedObject, DiskRecord, DiskSpec, PointDraft, RestorePoint
 
@@ -35,11 +35,9 @@ def _plan_read(session: BackupSession, disk: DiskSnapshot, reference: Reference)
     )
 
 
-def attach_snapshot(session: BackupSession, snapshot: Snapshot) -> Attachment | None:
-    """Bring the snapshot's disks to a worker; `None` for a VM that has none."""
-    if not snapshot.disks:
-        return None
-    return attach(
+def group_snapshot(session: BackupSession, snapshot: Snapshot) -> DiskGroup:
+    """A volume group with clones of the snapshot's disks, for a worker to read."""
+    return make_group(
         session,
         name=session.object_name(snapshot.vm_name),
         purpose=f"back up {snapshot.vm_name}",
@@ -67,20 +65,20 @@ def transfer_disk(
     """Move one disk into the repository. Idempotent: a second call finds what the first one stored.
 
     Raises `DiskError` when the attached disk fails, `RepositoryError` when the store does, and
-    `Stopped` once the session's stop event is set.
+    `Stopped` once the run is to stop or the worker is lost.
     """
     try:
-        with attachment.open_disk(index, stop=session.stop) as source:
+        with attachment.open_disk(index) as source:
             try:
                 plan = _confirmed(session, story, disk, plan, base, source)
-                return _write(session, story, disk, plan, base, source)
+                return _write(session, story, disk, plan, base, source, attachment)
             except DamagedObject as error:
                 if base is None:
                     raise
                 reason = f"the last restore point cannot be built on: {error}"
                 story.warn(f"{disk.label}: {reason}; the whole disk is read")
                 plan = read_all(disk.size_bytes, reason)
-                return _write(session, story, disk, plan, None, source)
+                return _write(session, story, disk, plan, None, source, attachment)
     finally:
         story.disk_finished(disk.disk_id)
 
@@ -92,6 +90,7 @@ def _write(
     plan: DiskPlan,
     base: DiskRecord | None,
     source: AttachedDisk,
+    attachment: Attachment,
 ) -> DiskRecord:
     return session.writer.write_disk(
         DiskSpec(disk_id=disk.disk_id, size_bytes=disk.size_bytes, label=disk.label),
@@ -99,7 +98,7 @@ def _write(
         plan.extents,
         base,
         counters=story.disk_started(disk.disk_id, disk.label, plan.to_read_bytes),
-        stop=session.stop,
+        stop=attachment.stop,
         read_method=plan.method,
         read_reason=plan.reason,
         source_facts={"recovery_point": disk.recovery_point.model_dump(mode="json")},

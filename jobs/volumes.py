@@ -1,4 +1,8 @@
-"""The temporary volume group that carries a VM's disks to a worker and away again (S5, N11)."""
+"""The temporary volume group that carries a VM's disks to a worker and away again (S5, N11).
+
+One group serves a VM from first to last. It is attached to one worker at a time; when that one
+fails, the same group goes on to the next, so blank disks that are half filled keep what they hold.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +30,62 @@ from repository import RepositoryError
 
 log = logging.getLogger(__name__)
 
+STOP_POLL_S = 0.2
+
+
+class TransferStop(threading.Event):
+    """Ends the transfers of one attachment: with the whole run, or alone when its worker is lost."""
+
+    def __init__(self, session_stop: threading.Event) -> None:
+        super().__init__()
+        self._session_stop = session_stop
+        self.lost: str | None = None
+        """Why the worker counts as lost; `None` while it does not."""
+
+    def lose(self, reason: str) -> None:
+        """The worker is lost: its transfers end at their next chunk, and the run goes on without it."""
+        self.lost = reason
+        self.set()
+
+    def is_set(self) -> bool:
+        """True once either asks for the end."""
+        return super().is_set() or self._session_stop.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """As `Event.wait`; the run's own stop is noticed within a fraction of a second."""
+        left_s = timeout
+        while not self.is_set() and (left_s is None or left_s > 0):
+            slice_s = STOP_POLL_S if left_s is None else min(STOP_POLL_S, left_s)
+            super().wait(slice_s)
+            left_s = None if left_s is None else left_s - slice_s
+        return self.is_set()
+
+
+@dataclass(frozen=True, slots=True)
+class DiskGroup:
+    """A volume group of ours with the disks of one VM, in their order. Remove it with `remove_group`."""
+
+    entry: Entry
+    id: str
+    disks: tuple[VolumeDisk, ...]
+    purpose: str
+    """What it is for, as in "back up web01"."""
+    cluster_id: str
+    host_id: str | None
+    """The host near which a worker is wanted, if any."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """A volume group whose disks a worker can open. Release it with `detach`."""
 
-    entry: Entry
-    volume_group_id: str
-    disks: tuple[VolumeDisk, ...]
+    group: DiskGroup
     choice: WorkerChoice
     place: VmAttachment
+    stop: TransferStop
 
     @contextmanager
-    def open_disk(
-        self, index: int, *, stop: threading.Event, writable: bool = False
-    ) -> Iterator[AttachedDisk]:
+    def open_disk(self, index: int, *, writable: bool = False) -> Iterator[AttachedDisk]:
         """The device of one disk, open inside the block. Raises `DiskError`.
 
         All disks of the group are looked up together: the serials of the others help to rule a
@@ -49,15 +94,15 @@ class Attachment:
         with open_attached_disks(
             DeviceRoot(Path(self.choice.worker.device_root)),
             self.place,
-            self.disks,
+            self.group.disks,
             writable=writable,
             timeout_s=self.choice.worker.disk_timeout_s,
-            keep_waiting=lambda: not stop.is_set(),
+            keep_waiting=lambda: not self.stop.is_set(),
         ) as opened:
             yield opened[index]
 
 
-def attach(
+def make_group(
     session: Session,
     *,
     name: str,
@@ -67,14 +112,12 @@ def attach(
     host_id: str | None,
     sources: Sequence[VolumeDiskSource],
     sizes_bytes: Sequence[int],
-) -> Attachment:
-    """Make a volume group of these disks and attach it to the best worker that can see them.
+) -> DiskGroup:
+    """Make a volume group of these disks; journalled before it is created.
 
     The disks must come back at places 0, 1, ... in the order of `sources`, with `sizes_bytes`;
     anything else is `DisksUnexpected`, because a disk taken for another would be a wrong backup.
-
-    A worker that cannot take it is told in the log and passed by (W2); `NoWorker` when none is
-    left. On any failure nothing of it stays on the cluster, or it stays in the journal.
+    On any failure nothing of it stays on the cluster, or it stays in the journal.
     """
     entry = session.journal.intend("volume-group", name, vm_id)
     group_id = session.client.create_volume_group(
@@ -84,25 +127,61 @@ def attach(
     try:
         disks = session.client.volume_disks(group_id)
         _require_sizes(name, disks, sizes_bytes)
-        return _attach_somewhere(session, entry, disks, purpose, cluster_id, host_id)
     except BaseException:
-        remove_volume_group(session, entry)
+        _remove(session, entry)
         raise
+    return DiskGroup(entry, group_id, tuple(disks), purpose, cluster_id, host_id)
 
 
-def detach(session: Session, attachment: Attachment) -> str | None:
-    """Detach and delete the volume group and free the worker's slot.
+def attach(session: Session, group: DiskGroup, failed: dict[str, str]) -> Attachment:
+    """Attach the group to the best worker that can see its disks (W1-W7).
 
-    Never raises on the cluster's trouble: the data is safe by then. Returns what stayed behind, in
-    words; the journal still names it, so that the reconciler removes it later.
+    `failed` names workers that are out for this group, with the reason; one that cannot take it
+    now is told in the log, added there, and passed by (W2). `NoWorker` when none is left.
     """
-    left = remove_volume_group(session, attachment.entry)
-    session.workers.give_back(attachment.choice)
-    return left
+    while True:
+        choice = session.workers.take(
+            purpose=group.purpose,
+            cluster_id=group.cluster_id,
+            host_id=group.host_id,
+            failed=failed,
+            stop=session.stop,
+        )
+        try:
+            session.raise_if_stopped()
+            return _attach_to(session, group, choice)
+        except NutanixError as error:
+            session.workers.give_back(choice)
+            failed[choice.worker.name] = str(error)
+            log.warning("Worker %s cannot take %s: %s", choice.worker.name, group.entry.name, error)
+        except BaseException:
+            session.workers.give_back(choice)
+            raise
 
 
-def remove_volume_group(session: Session, entry: Entry) -> str | None:
-    """Detach and delete one of our volume groups; what stayed behind in words, or `None`."""
+def detach(session: Session, attachment: Attachment) -> None:
+    """Take the group away from the worker and free its slot, also when the cluster refuses.
+
+    From here on no write of this worker reaches the disks. Raises `NutanixError` when that is not
+    sure; the group must then not be used by another worker.
+    """
+    attachment.stop.set()
+    try:
+        session.client.detach_volume_group(attachment.group.id, attachment.choice.worker.vm_id)
+    finally:
+        session.workers.give_back(attachment.choice)
+
+
+def remove_group(session: Session, group: DiskGroup) -> str | None:
+    """Detach and delete one of our volume groups; what stayed behind in words, or `None`.
+
+    Never raises on the cluster's trouble: the data is safe by then. The journal still names what
+    stayed, so that the reconciler removes it later.
+    """
+    return _remove(session, group.entry)
+
+
+def _remove(session: Session, entry: Entry) -> str | None:
     try:
         session.client.delete_volume_group(str(entry.object_id))
         session.journal.forget(entry)
@@ -121,45 +200,13 @@ def _require_sizes(name: str, disks: Sequence[VolumeDisk], sizes_bytes: Sequence
         raise DisksUnexpected(name, sizes_bytes, found)
 
 
-def _attach_somewhere(
-    session: Session,
-    entry: Entry,
-    disks: Sequence[VolumeDisk],
-    purpose: str,
-    cluster_id: str,
-    host_id: str | None,
-) -> Attachment:
-    failed: dict[str, str] = {}
-    while True:
-        choice = session.workers.take(
-            purpose=purpose,
-            cluster_id=cluster_id,
-            host_id=host_id,
-            failed=failed,
-            stop=session.stop,
-        )
-        try:
-            session.raise_if_stopped()
-            return _attach_to(session, entry, disks, choice)
-        except NutanixError as error:
-            session.workers.give_back(choice)
-            failed[choice.worker.name] = str(error)
-            log.warning("Worker %s cannot take %s: %s", choice.worker.name, entry.name, error)
-        except BaseException:
-            session.workers.give_back(choice)
-            raise
-
-
-def _attach_to(
-    session: Session, entry: Entry, disks: Sequence[VolumeDisk], choice: WorkerChoice
-) -> Attachment:
-    group_id = str(entry.object_id)
-    place = session.client.attach_volume_group(group_id, choice.worker.vm_id)
-    attachment = Attachment(entry, group_id, tuple(disks), choice, place)
+def _attach_to(session: Session, group: DiskGroup, choice: WorkerChoice) -> Attachment:
+    place = session.client.attach_volume_group(group.id, choice.worker.vm_id)
+    attachment = Attachment(group, choice, place, TransferStop(session.stop))
     try:
-        with attachment.open_disk(disks[0].index, stop=session.stop):
+        with attachment.open_disk(group.disks[0].index):
             pass  # Seen once by the worker: from here on a missing device is trouble, not waiting.
     except NutanixError:
-        session.client.detach_volume_group(group_id, choice.worker.vm_id)
+        session.client.detach_volume_group(group.id, choice.worker.vm_id)
         raise
     return attachment

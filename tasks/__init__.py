@@ -1,19 +1,16 @@
 """The steps that flows are made of, each retryable on its own: thin shells over `jobs`."""
 
 from tasks.context import current_backup, current_session, current_story, working_in, working_on
-from tasks.disks import commit_point, plan_reads, transfer_disks
+from tasks.disks import commit_point, plan_reads
+from tasks.moving import filled_disks, move_disks
 from tasks.report import RunLog, progress_artifact, report_session
 from tasks.restore import (
-    attach_blank_disks,
     choose_target,
     create_restored_vm,
     power_on_vm,
-    restore_disks,
 )
 from tasks.snapshots import (
     abandon_snapshot,
-    attach_disks,
-    detach_disks,
     find_reference,
     settle_snapshot,
     take_snapshot,
@@ -23,8 +20,6 @@ from tasks.upkeep import clean_up_leftovers, prepare_workers, select_vms
 __all__ = [
     "RunLog",
     "abandon_snapshot",
-    "attach_blank_disks",
-    "attach_disks",
     "choose_target",
     "clean_up_leftovers",
     "commit_point",
@@ -32,18 +27,17 @@ __all__ = [
     "current_backup",
     "current_session",
     "current_story",
-    "detach_disks",
+    "filled_disks",
     "find_reference",
+    "move_disks",
     "plan_reads",
     "power_on_vm",
     "prepare_workers",
     "progress_artifact",
     "report_session",
-    "restore_disks",
     "select_vms",
     "settle_snapshot",
     "take_snapshot",
-    "transfer_disks",
     "working_in",
     "working_on",
 ]

@@ -49,17 +49,17 @@ def transfer_disks(
     snapshot: Snapshot,
     reference: Reference,
     plans: Sequence[DiskPlan],
-    attachment: Attachment | None,
-) -> list[DiskRecord]:
-    """Transfer all disks at once; waits for every one, then raises the first failure.
+    attachment: Attachment,
+    records: dict[int, DiskRecord],
+) -> None:
+    """Transfer all disks at once that `records` does not have yet; adds each, by place, as it is done.
 
-    Plans are quoted: Prefect would otherwise walk every extent of them in search of futures.
+    Waits for every one, then raises the first failure. Plans are quoted: Prefect would otherwise
+    walk every extent of them in search of futures.
     """
-    if attachment is None:
-        return []
     with current_story().transferring():
-        futures = [
-            transfer_disk.submit(
+        futures = {
+            index: transfer_disk.submit(
                 disk.label,
                 index,
                 disk,
@@ -68,8 +68,9 @@ def transfer_disks(
                 quoted(attachment),
             )
             for index, (disk, plan) in enumerate(zip(snapshot.disks, plans, strict=True))
-        ]
-        return finish_all(futures)
+            if index not in records
+        }
+        finish_all(futures, records.__setitem__)
 
 
 @step("commit-point")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
 
 from prefect.futures import PrefectFuture, wait
@@ -25,14 +25,14 @@ HALT_TIMEOUT_S = 20.0
 """A transfer ends at its next chunk; the grace before a kill is 30 s (`prefect-notes §2.3`)."""
 
 
-def finish_all(futures: Sequence[PrefectFuture[T]]) -> list[T]:
-    """Wait for all, then return every result or raise the first failure.
+def finish_all(futures: Mapping[int, PrefectFuture[T]], keep: Callable[[int, T], None]) -> None:
+    """Wait for all, hand every result to `keep`, then raise the first failure if there is one.
 
     An interrupt reaches only the flow's thread: a submitted task outlives it. So the transfers are
     told to stop and waited for before whatever they use is released. The wait ends every second,
     because a signal is handled only when the main thread runs.
     """
-    pending = list(futures)
+    pending = list(futures.values())
     try:
         while wait(pending, timeout=1.0).not_done:
             pass
@@ -40,4 +40,11 @@ def finish_all(futures: Sequence[PrefectFuture[T]]) -> list[T]:
         current_session().stop.set()
         wait(pending, timeout=HALT_TIMEOUT_S)
         raise
-    return [future.result() for future in pending]
+    failures = []
+    for index, future in futures.items():
+        try:
+            keep(index, future.result())
+        except Exception as error:  # noqa: BLE001 - raised below, once the others are kept
+            failures.append(error)
+    if failures:
+        raise failures[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import jobs
-from jobs import Attachment, RestoreTarget
+from jobs import Attachment, DiskGroup, RestoreTarget
 from repository import DiskRecord, RestorePoint
 from tasks.context import current_session, current_story
 from tasks.gather import finish_all, quoted
@@ -19,18 +19,6 @@ def choose_target(point: RestorePoint, vm_name: str, container: str | None) -> R
     for warning in target.warnings:
         current_story().warn(warning)
     return target
-
-
-@step("attach-blank-disks")
-def attach_blank_disks(point: RestorePoint, target: RestoreTarget) -> Attachment | None:
-    """Create blank disks and attach them to a worker."""
-    story = current_story()
-    attachment = jobs.attach_blank_disks(current_session(), point, target)
-    if attachment is not None:
-        choice = attachment.choice
-        story.worker, story.worker_reason = choice.worker.name, choice.reason
-        story.step(f"blank disks attached to worker {choice.worker.name}: {choice.reason}")
-    return attachment
 
 
 @step("restore-disk", run_name="restore-{label}")
@@ -52,24 +40,26 @@ def restore_disk(
     )
 
 
-def restore_disks(point: RestorePoint, attachment: Attachment | None) -> None:
-    """Fill all disks at once; waits for every one, then raises the first failure."""
-    if attachment is None:
-        return
+def restore_disks(point: RestorePoint, attachment: Attachment, filled: set[int]) -> None:
+    """Fill all disks at once that are not in `filled` yet; adds each, by place, as it is done.
+
+    Waits for every one, then raises the first failure.
+    """
     with current_story().transferring():
-        futures = [
-            restore_disk.submit(disk.label, index, quoted(disk), quoted(point), quoted(attachment))
+        futures = {
+            index: restore_disk.submit(
+                disk.label, index, quoted(disk), quoted(point), quoted(attachment)
+            )
             for index, disk in enumerate(point.disks)
-        ]
-        finish_all(futures)
+            if index not in filled
+        }
+        finish_all(futures, lambda index, _: filled.add(index))
 
 
 @step("create-vm")
-def create_restored_vm(
-    point: RestorePoint, target: RestoreTarget, attachment: Attachment | None
-) -> str:
+def create_restored_vm(point: RestorePoint, target: RestoreTarget, group: DiskGroup | None) -> str:
     """Create the VM from the filled disks; returns its id."""
-    vm_id, warnings = jobs.create_restored_vm(current_session(), point, target, attachment)
+    vm_id, warnings = jobs.create_restored_vm(current_session(), point, target, group)
     for warning in warnings:
         current_story().warn(warning)
     current_story().step(f"VM {target.vm_name} created")

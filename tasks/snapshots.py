@@ -1,14 +1,14 @@
-"""Steps on the cluster's side of one VM: snapshot, reference, volume group."""
+"""Steps on the cluster's side of one VM: snapshot and reference."""
 
 from __future__ import annotations
 
 import logging
 
 import jobs
-from jobs import Attachment, Reference, Snapshot
+from jobs import Reference, Snapshot
 from nutanix import NutanixError
 from repository import RepositoryError
-from tasks.context import current_backup, current_session, current_story
+from tasks.context import current_backup, current_story
 from tasks.policy import step
 
 log = logging.getLogger(__name__)
@@ -37,30 +37,6 @@ def find_reference(snapshot: Snapshot) -> Reference:
         )
     story.kind = "full" if reference.point is None else "incremental"
     return reference
-
-
-@step("attach-disks")
-def attach_disks(snapshot: Snapshot) -> Attachment | None:
-    """Bring the snapshot's disks to a worker: same host, else same cluster, else any (W1, W2)."""
-    story = current_story()
-    attachment = jobs.attach_snapshot(current_backup(), snapshot)
-    if attachment is not None:
-        choice = attachment.choice
-        story.worker, story.worker_reason = choice.worker.name, choice.reason
-        story.step(f"disks attached to worker {choice.worker.name}: {choice.reason}")
-        if choice.warning:
-            story.warn(choice.warning)
-    return attachment
-
-
-@step("detach-disks")
-def detach_disks(attachment: Attachment | None) -> None:
-    """Detach and delete the volume group. What stays behind is a warning, never a failed backup."""
-    if attachment is None:
-        return
-    left = jobs.detach(current_session(), attachment)
-    if left:
-        current_story().warn(left)
 
 
 @step("abandon-snapshot")

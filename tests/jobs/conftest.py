@@ -85,8 +85,8 @@ def back_up() -> Callable[[BackupSession, str], RestorePoint]:
         snapshot = jobs.take_snapshot(session, vm_id)
         reference = jobs.find_reference(session, vm_id)
         plans = jobs.plan_reads(session, snapshot, reference)
-        attachment = jobs.attach_snapshot(session, snapshot)
-        assert attachment is not None
+        group = jobs.group_snapshot(session, snapshot)
+        attachment = jobs.attach(session, group, {})
         records = [
             jobs.transfer_disk(
                 session,
@@ -99,7 +99,8 @@ def back_up() -> Callable[[BackupSession, str], RestorePoint]:
             )
             for index, (disk, plan) in enumerate(zip(snapshot.disks, plans, strict=True))
         ]
-        assert jobs.detach(session, attachment) is None
+        jobs.detach(session, attachment)
+        assert jobs.remove_group(session, group) is None
         point = jobs.commit_point(session, snapshot, reference, records)
         jobs.settle_snapshot(session, snapshot, reference)
         return point

@@ -27,6 +27,7 @@ MOMENTS = (
     "in transfer",
     "after transfer",
     "after detach",
+    "after removal",
     "after commit",
     "after settle",
 )
@@ -87,8 +88,8 @@ def main() -> None:
         snapshot = jobs.take_snapshot(session, vm_id)
         reference = jobs.find_reference(session, vm_id)
         plans = jobs.plan_reads(session, snapshot, reference)
-        attachment = jobs.attach_snapshot(session, snapshot)
-        assert attachment is not None
+        group = jobs.group_snapshot(session, snapshot)
+        attachment = jobs.attach(session, group, {})
         die_at("after attach")
         story = VmStory.begin(vm_id, "web01", clock=session.clock, observer=session.observer)
         write_disk = session.writer.write_disk
@@ -112,6 +113,8 @@ def main() -> None:
         die_at("after transfer")
         jobs.detach(session, attachment)
         die_at("after detach")
+        jobs.remove_group(session, group)
+        die_at("after removal")
         jobs.commit_point(session, snapshot, reference, records)
         die_at("after commit")
         jobs.settle_snapshot(session, snapshot, reference)

@@ -157,13 +157,14 @@ def test_a_living_session_is_left_alone(
     """A snapshot and a volume group that a session still uses are no leftovers, and its worker stays on."""
     with open_backup() as session:
         snapshot = jobs.take_snapshot(session, simulator.vm_id("web01"))
-        attachment = jobs.attach_snapshot(session, snapshot)
-        assert attachment is not None
+        group = jobs.group_snapshot(session, snapshot)
+        attachment = jobs.attach(session, group, {})
         found = find_leftovers(
             client, repository, cluster_url=client.connection.url, clock=SystemClock()
         )
         assert found == []
         jobs.detach(session, attachment)
+        jobs.remove_group(session, group)
         jobs.abandon_snapshot(session, snapshot)
 
 
