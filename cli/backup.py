@@ -113,7 +113,7 @@ def _look_before(settings: Settings, job: BackupJob) -> None:
     workers_block(settings)
     with open_repository(settings), open_cluster(settings) as client:
         client.clusters()
-        for name in (*job.scope.vms, *job.scope.exclude):
+        for name in (*job.scope.vms, *job.scope.exclude.vms):
             client.find_vm(name)
 
 
@@ -134,7 +134,7 @@ def _define_job(
 
     fields = {
         "name": name,
-        "scope": {"vms": vms, "exclude": exclude},
+        "scope": {"vms": vms, "exclude": {"vms": exclude}},
         "parallel_vms": parallel_vms,
         "consistency": consistency,
     }

@@ -21,8 +21,17 @@ from jobs.job_file import ScheduledJob, parse_job, read_job_file
 from jobs.journal import Entry, Journal
 from jobs.known_jobs import KnownJob, known_jobs, remember_job, retire_job
 from jobs.markdown import session_markdown, vm_cells
-from jobs.model import BackupJob, Scope, SpaceLimits, WorkerSpec
+from jobs.model import BackupJob, WorkerSpec
 from jobs.moving import worker_failure
+from jobs.policies import (
+    BackupWindow,
+    CircuitBreaker,
+    Hook,
+    Hooks,
+    RetryPolicy,
+    SpaceLimits,
+    TransferLimits,
+)
 from jobs.progress import NullObserver, Observer, Observers, current_observer, observed_by
 from jobs.reconcile import Leftover, find_leftovers, remove_leftovers
 from jobs.restore import (
@@ -36,6 +45,7 @@ from jobs.restore import (
 )
 from jobs.results import DiskResult, SessionResult, VmResult
 from jobs.scope import VmTarget, resolve_scope
+from jobs.selection import DiskRule, Scope, Selection
 from jobs.session import BackupSession, Session, open_backup_session, open_session
 from jobs.snapshots import (
     DiskSnapshot,
@@ -57,6 +67,7 @@ from jobs.status import (
 from jobs.story import VmStory, told_to_the_end
 from jobs.transfer import commit_point, group_snapshot, plan_reads, transfer_disk
 from jobs.volumes import Attachment, DiskGroup, attach, detach, make_group, remove_group
+from jobs.week import WeeklyTimes
 from jobs.worker_pool import WorkerPool
 from jobs.workers import WorkerChoice, WorkerState, rank_workers
 
@@ -64,12 +75,17 @@ __all__ = [
     "Attachment",
     "BackupJob",
     "BackupSession",
+    "BackupWindow",
+    "CircuitBreaker",
     "DiskGroup",
     "DiskPlan",
     "DiskResult",
+    "DiskRule",
     "DiskSnapshot",
     "DisksUnexpected",
     "Entry",
+    "Hook",
+    "Hooks",
     "JobError",
     "JobInvalid",
     "Journal",
@@ -87,8 +103,10 @@ __all__ = [
     "RestoreRefused",
     "RestoreResult",
     "RestoreTarget",
+    "RetryPolicy",
     "ScheduledJob",
     "Scope",
+    "Selection",
     "Session",
     "SessionFailed",
     "SessionResult",
@@ -97,11 +115,13 @@ __all__ = [
     "SnapshotIncomplete",
     "SpaceLimits",
     "StatusReport",
+    "TransferLimits",
     "VmBusy",
     "VmProtection",
     "VmResult",
     "VmStory",
     "VmTarget",
+    "WeeklyTimes",
     "WorkerChoice",
     "WorkerPool",
     "WorkerSpec",

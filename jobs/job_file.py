@@ -5,12 +5,13 @@ line (`ahvault backup --job-file`) and the scheduler (`ahvault serve`).
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from jobs.errors import JobInvalid
 from jobs.model import BackupJob
@@ -77,15 +78,32 @@ def parse_job(fields: dict[str, Any], *, place: str) -> ScheduledJob:
         return ScheduledJob.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in first["loc"]) or "the job"
         reason = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            reason = f"there is no such field{_near(str(first['loc'][-1]), nested=len(first['loc']) > 1)}"
+            reason = f"there is no such field{_near(first['loc'])}"
         raise JobInvalid(f"{place}: {field}", reason) from error
 
 
-def _near(name: str, *, nested: bool) -> str:
-    scope = BackupJob.model_fields["scope"].annotation
-    known = getattr(scope, "model_fields", {}) if nested else ScheduledJob.model_fields
-    close = difflib.get_close_matches(name, list(known), n=1)
+def _near(place: Sequence[int | str]) -> str:
+    """What the last name of a place was probably meant to be, among its neighbours."""
+    known = _fields_at(place[:-1])
+    close = difflib.get_close_matches(str(place[-1]), known, n=1)
     return f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(sorted(known))}"
+
+
+def _fields_at(place: Sequence[int | str]) -> list[str]:
+    """The fields of the group at a place, such as `hooks`, `before`."""
+    model: type[BaseModel] = ScheduledJob
+    for part in place:
+        if isinstance(part, str) and part in model.model_fields:
+            model = _model_within(model.model_fields[part].annotation) or model
+    return list(model.model_fields)
+
+
+def _model_within(annotation: Any) -> type[BaseModel] | None:
+    """The model in `Model`, `Model | None`, `tuple[Model, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_model_within(each) for each in get_args(annotation))
+    return next((each for each in found if each is not None), None)

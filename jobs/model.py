@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from jobs.policies import (
+    BackupWindow,
+    CircuitBreaker,
+    Consistency,
+    Hooks,
+    IfNotConsistent,
+    RetryPolicy,
+    SpaceLimits,
+    TransferLimits,
+)
+from jobs.selection import DiskRule, Scope, refuse_contradictions
+from repository import RetentionPolicy
 
 JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,39}")
-
-Consistency = Literal["crash", "application"]
-IfNotConsistent = Literal["fail", "warn", "accept"]
-
-
-class Scope(BaseModel):
-    """Which VMs a job protects. Exclusion always beats inclusion (E2)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    vms: Annotated[
-        tuple[str, ...],
-        Field(
-            title="VMs",
-            description="VMs by name or id. Leave empty to protect every VM of the cluster.",
-        ),
-    ] = ()
-    exclude: Annotated[
-        tuple[str, ...],
-        Field(title="Except", description="VMs by name or id that are never backed up."),
-    ] = ()
-
-    def describe(self) -> str:
-        """The scope in words, for messages."""
-        chosen = ", ".join(self.vms) if self.vms else "every VM"
-        return f"{chosen} except {', '.join(self.exclude)}" if self.exclude else chosen
 
 
 class WorkerSpec(BaseModel):
@@ -56,42 +43,6 @@ class WorkerSpec(BaseModel):
     enabled: Annotated[bool, Field(description="A disabled worker is never selected (W3).")] = True
 
 
-class SpaceLimits(BaseModel):
-    """How little free space is too little (P4). Looked at before any snapshot (S2)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    container_warn_percent: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=100,
-            title="Storage container: warn below, %",
-            description="A VM whose storage container has less free than this gets a warning.",
-        ),
-    ] = 10.0
-    container_skip_percent: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=100,
-            title="Storage container: skip below, %",
-            description="A VM whose storage container has less free than this gets no snapshot; it "
-            "counts as failed, with the reason.",
-        ),
-    ] = 5.0
-    repository_warn_percent: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=100,
-            title="Repository: warn below, %",
-            description="Free space of the repository below which the session warns. Only a "
-            "repository in a directory can say how much is free.",
-        ),
-    ] = 10.0
-
-
 class BackupJob(BaseModel):
     """A validated job. One definition serves the Prefect UI, schedules, Python and the command line."""
 
@@ -105,7 +56,22 @@ class BackupJob(BaseModel):
             "starts its incrementals anew.",
         ),
     ] = "adhoc"
-    scope: Annotated[Scope, Field(description="Which VMs are protected.")] = Scope()
+    scope: Annotated[
+        Scope,
+        Field(
+            title="What is protected",
+            description="Which VMs, looked up at each run; leave all lists empty for every VM.",
+        ),
+    ] = Scope()
+    disk_rules: Annotated[
+        tuple[DiskRule, ...],
+        AfterValidator(refuse_contradictions),
+        Field(
+            title="Disk rules",
+            description="Only where not all disks of a VM are wanted (E3). What a rule leaves out is "
+            "said with every restore point.",
+        ),
+    ] = ()
     consistency: Annotated[
         Consistency,
         Field(
@@ -130,6 +96,30 @@ class BackupJob(BaseModel):
             "prove the cluster's change lists since the last time. Leave empty for never.",
         ),
     ] = 30
+    retention: Annotated[
+        RetentionPolicy | None,
+        Field(
+            title="Retention",
+            description="How long restore points stay; carried out at the end of each session. Empty: "
+            "none of them ever goes by itself.",
+        ),
+    ] = None
+    window: Annotated[BackupWindow, Field(title="Window", description="When data may move.")] = (
+        BackupWindow()
+    )
+    limits: Annotated[
+        TransferLimits, Field(title="Limits", description="How fast this job may be.")
+    ] = TransferLimits()
+    retry: Annotated[
+        RetryPolicy, Field(title="Retries", description="What is done about VMs that failed.")
+    ] = RetryPolicy()
+    breaker: Annotated[
+        CircuitBreaker,
+        Field(title="Circuit breaker", description="When no further VMs are started."),
+    ] = CircuitBreaker()
+    hooks: Annotated[
+        Hooks, Field(title="Hooks", description="Programs to run before and after.")
+    ] = Hooks()
     parallel_vms: Annotated[
         int,
         Field(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jobs.errors import NothingToBackUp
-from jobs.model import Scope
+from jobs.selection import Scope
 from nutanix import AhvClient
 
 
@@ -25,7 +25,7 @@ def resolve_scope(client: AhvClient, scope: Scope, *, never: Iterable[str]) -> l
     inclusion (E2). Ids in `never` (the workers, E4) are left out, with or without being named.
     Raises `NothingToBackUp`; an unknown or ambiguous name raises the client's own error.
     """
-    skipped = {client.find_vm(name).id for name in scope.exclude} | set(never)
+    skipped = {client.find_vm(name).id for name in scope.exclude.vms} | set(never)
     if scope.vms:
         found = [client.find_vm(name) for name in scope.vms]
     else:

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from jobs.errors import JobError
 from jobs.figures import human_span
 from jobs.known_jobs import KnownJob, known_jobs
-from jobs.model import Scope
 from jobs.scope import VmTarget, resolve_scope
+from jobs.selection import Scope
 from nutanix import AhvClient, NotFound, VmAmbiguous
 from repository import Repository, RestorePoint
 

@@ -19,6 +19,7 @@ from jobs import (
     NullObserver,
     RestoreRefused,
     Scope,
+    Selection,
     SessionFailed,
     WorkerSpec,
     observed_by,
@@ -184,7 +185,7 @@ def test_trouble_before_any_vm_is_one_clear_error(site: Any, tmp_path: Path) -> 
             site.cluster,
             site.repository,
             site.workers,
-            BackupJob(scope=Scope(vms=("web01",), exclude=("web01",))),
+            BackupJob(scope=Scope(vms=("web01",), exclude=Selection(vms=("web01",)))),
         )
     nowhere = site.workers.model_copy(
         update={"workers": [WorkerSpec(vm="ahvault-worker-1", device_root=str(tmp_path / "none"))]}

@@ -28,6 +28,46 @@ def test_a_job_is_named_by_its_file(tmp_path: Path) -> None:
     [
         ("scop: {}", r"nightly.yaml: scop: there is no such field; did you mean scope\?"),
         ("scope: {vm: [web01]}", r"scope.vm: there is no such field; did you mean vms\?"),
+        ("scope: {exclude: [web01]}", "scope.exclude: .*dictionary"),
+        (
+            "scope: {categories: [production]}",
+            r"scope.categories.0: a category is written key/value",
+        ),
+        ("disk_rules: [{vms: [a], disk: [scsi.0]}]", r"disk_rules.0.disk: .*did you mean disks\?"),
+        (
+            "disk_rules: [{disks: [nvme0]}]",
+            "disk_rules.0.disks.0: a disk is written as its bus and",
+        ),
+        ("disk_rules: [{vms: [a]}, {vms: [b, a]}]", "disk_rules: a is named by two rules"),
+        (
+            "consistency: app",
+            "consistency: Input should be 'crash' or 'application'",
+        ),
+        (
+            "if_not_consistent: ignore",
+            "if_not_consistent: .*'fail', 'warn' or",
+        ),
+        ("retention: {keep_dayz: 3}", r"retention.keep_dayz: .*did you mean keep_days\?"),
+        ("retention: {gfs: {weekly: {}}}", "retention.gfs.weekly.keep_weeks: Field required"),
+        (
+            "full_read_days: 0",
+            "full_read_days: .*greater than or equal to",
+        ),
+        (
+            "window: {times: [mo 10:00-12:00]}",
+            "window.times: 'mo 10:00-12:00' is no range of the week",
+        ),
+        ("window: {times: 'mon 10:00-12:00'}", "window.times: it is a list of ranges"),
+        ("window: {time_zone: Mars/Base}", "window.time_zone: there is no time zone 'Mars/Base'"),
+        ("limits: {mbit_per_s: -1}", "limits.mbit_per_s: .*greater than 0"),
+        ("retry: {time: 3}", r"retry.time: .*did you mean times\?"),
+        (
+            "hooks: {before: {command: [prepare]}}",
+            "hooks.before.command: give the full path of the",
+        ),
+        ("hooks: {before: {command: /bin/prepare --all}}", "hooks.before.command: .*tuple"),
+        ("hooks: {befor: {}}", r"hooks.befor: there is no such field; did you mean before\?"),
+        ("breaker: {percent_of_vms: 101}", "breaker.percent_of_vms: .*less than or equal to 100"),
         ("parallel_vms: 0", "parallel_vms: .*greater than or equal to 1"),
         ("schedule: daily", "schedule: a schedule has five fields"),
         ("time_zone: Mars/Base", "time_zone: there is no time zone 'Mars/Base'"),
