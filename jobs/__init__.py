@@ -4,6 +4,7 @@ reasons, the journal of what we created on a cluster, and what a session did. No
 
 from jobs.checkup import check_repository, check_workers
 from jobs.errors import (
+    ConsistencyNotReached,
     DisksUnexpected,
     JobError,
     JobInvalid,
@@ -13,9 +14,10 @@ from jobs.errors import (
     SessionFailed,
     SessionStopped,
     SnapshotIncomplete,
+    StorageNearlyFull,
     VmBusy,
 )
-from jobs.extents import DiskPlan, NoReference, ReadMethod
+from jobs.extents import DiskPlan, ReadCause, ReadMethod
 from jobs.figures import human_bytes, human_duration, human_rate, human_ratio, human_span, utc_text
 from jobs.job_file import ScheduledJob, parse_job, read_job_file
 from jobs.journal import Entry, Journal
@@ -34,6 +36,7 @@ from jobs.policies import (
 )
 from jobs.progress import NullObserver, Observer, Observers, current_observer, observed_by
 from jobs.reconcile import Leftover, find_leftovers, remove_leftovers
+from jobs.references import Reference, find_reference, settle_snapshot
 from jobs.restore import (
     RestoreResult,
     RestoreTarget,
@@ -47,15 +50,7 @@ from jobs.results import DiskResult, SessionResult, VmResult
 from jobs.scope import VmTarget, resolve_scope
 from jobs.selection import DiskRule, Scope, Selection
 from jobs.session import BackupSession, Session, open_backup_session, open_session
-from jobs.snapshots import (
-    DiskSnapshot,
-    Reference,
-    Snapshot,
-    abandon_snapshot,
-    find_reference,
-    settle_snapshot,
-    take_snapshot,
-)
+from jobs.snapshots import DiskSnapshot, Snapshot, abandon_snapshot, take_snapshot
 from jobs.status import (
     Protection,
     StatusReport,
@@ -77,6 +72,7 @@ __all__ = [
     "BackupSession",
     "BackupWindow",
     "CircuitBreaker",
+    "ConsistencyNotReached",
     "DiskGroup",
     "DiskPlan",
     "DiskResult",
@@ -91,13 +87,13 @@ __all__ = [
     "Journal",
     "KnownJob",
     "Leftover",
-    "NoReference",
     "NoWorker",
     "NothingToBackUp",
     "NullObserver",
     "Observer",
     "Observers",
     "Protection",
+    "ReadCause",
     "ReadMethod",
     "Reference",
     "RestoreRefused",
@@ -115,6 +111,7 @@ __all__ = [
     "SnapshotIncomplete",
     "SpaceLimits",
     "StatusReport",
+    "StorageNearlyFull",
     "TransferLimits",
     "VmBusy",
     "VmProtection",

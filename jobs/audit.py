@@ -1,16 +1,23 @@
 """Change tracking is believed only as far as samples confirm it (`peers-and-format §7.10`).
 
 On every incremental a few chunks that the cluster calls unchanged are read all the same and compared
-with what the last restore point holds. One that differs means that the whole disk is read, with an
-alarm: a wrong change list must never become a wrong restore point.
+with what the last restore point holds. Once in a while everything allocated is read, and what was
+found to differ is held against the change list. Either way, one chunk that differs although the
+cluster called it unchanged means that the whole disk is read, with an alarm: a wrong change list
+must never become a wrong restore point.
 """
 
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 
-from repository import Extent
+from repository import DiskRecord, DiskSource, Extent, ExtentKind
+
+FULLY_READ_AT = "fully_read_at"
+"""The fact of a disk record that says when everything allocated of the disk was last read."""
 
 SAMPLES_MIN = 16
 SAMPLES_PER_CHUNK = 0.0002
@@ -36,6 +43,71 @@ def sample_unchanged(
         places += random.Random(seed).sample(range(first, untouched), count - first)  # noqa: S311
     chunks = _chunks_at(runs, sorted(places))
     return [Extent(each * chunk_size_bytes, (each + 1) * chunk_size_bytes) for each in chunks]
+
+
+def sample_zeros(extents: Sequence[Extent], chunk_size_bytes: int, *, seed: str) -> list[Extent]:
+    """Whole chunks of the ranges that are said to hold zeros only; as many as of the unchanged ones."""
+    zeros = [extent for extent in extents if extent.kind is ExtentKind.ZERO]
+    end_bytes = max((extent.end_bytes for extent in zeros), default=0)
+    others = [extent for extent in extents if extent.kind is ExtentKind.DATA]
+    return sample_unchanged(end_bytes, chunk_size_bytes, others, seed=seed)
+
+
+def not_zero(source: DiskSource, samples: Sequence[Extent]) -> list[Extent]:
+    """Those of the samples, all of one length, that hold anything but zeros. Raises what the source does."""
+    if not samples:
+        return []
+    zeros = bytes(samples[0].length_bytes)
+    buffer = memoryview(bytearray(len(zeros)))
+    found = []
+    for sample in samples:
+        source.read_into(sample.start_bytes, buffer)
+        if buffer != zeros:
+            found.append(sample)
+    return found
+
+
+def fully_read_at(base: DiskRecord | None) -> datetime | None:
+    """When everything allocated of the disk was last read; `None` when nobody knows."""
+    said = base.source_facts.get(FULLY_READ_AT) if base else None
+    return datetime.fromisoformat(str(said)) if said else None
+
+
+def is_full_read_due(base: DiskRecord, now: datetime, interval_days: int | None) -> bool:
+    """Whether the disk's next full read is due. One that was never recorded is due.
+
+    Disks that came into a job on one day would all be due on one day, so each is due up to a quarter
+    of the interval earlier, by its id.
+    """
+    if interval_days is None:
+        return False
+    last = fully_read_at(base)
+    early_days = zlib.crc32(base.disk_id.encode()) % (interval_days // 4 + 1)
+    return last is None or now - last >= timedelta(days=interval_days - early_days)
+
+
+def outside(
+    found: Sequence[Extent], claimed: Sequence[Extent], chunk_size_bytes: int
+) -> list[Extent]:
+    """The chunks that were found to differ and that no claimed extent touches: proof of a wrong list.
+
+    Both sorted and not overlapping; `found` is made of whole chunks.
+    """
+    size_bytes = found[-1].end_bytes if found else 0
+    untouched = [
+        Extent(first * chunk_size_bytes, end * chunk_size_bytes)
+        for first, end in _untouched_runs(size_bytes // chunk_size_bytes, chunk_size_bytes, claimed)
+    ]
+    lies, position = [], 0
+    for extent in found:
+        while position < len(untouched) and untouched[position].end_bytes <= extent.start_bytes:
+            position += 1
+        for run in untouched[position:]:
+            if run.start_bytes >= extent.end_bytes:
+                break
+            start = max(run.start_bytes, extent.start_bytes)
+            lies.append(Extent(start, min(run.end_bytes, extent.end_bytes)))
+    return lies
 
 
 def _untouched_runs(

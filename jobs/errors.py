@@ -7,6 +7,8 @@ JobError
 ├── VmBusy              another session is backing up this VM right now
 ├── DisksUnexpected     a volume group does not hold the disks that were asked for
 ├── SnapshotIncomplete  a recovery point does not hold what was asked for
+├── ConsistencyNotReached  the job insists on application consistency, and it was not reached
+├── StorageNearlyFull   the cluster has too little free space for a snapshot
 ├── RestoreRefused      the restore as asked would do harm or cannot be done
 ├── SessionStopped      the operator or the system asked the session to stop
 └── SessionFailed       the session ended, and at least one VM has no new restore point
@@ -65,6 +67,29 @@ class SnapshotIncomplete(JobError):
         super().__init__(
             f"The recovery point of {vm_name} does not hold disk {', '.join(disks)}. "
             "Look at the VM's disks on the cluster, then run the job again."
+        )
+
+
+class ConsistencyNotReached(JobError):
+    """No application-consistent recovery point could be had, and the job accepts nothing less (N1)."""
+
+    def __init__(self, vm_name: str, why: str) -> None:
+        self.vm_name, self.why = vm_name, why
+        super().__init__(
+            f"{vm_name} was not backed up: application consistency was not reached, {why}. Mend the "
+            "guest tools in the VM, or let the job warn about it or accept it (if_not_consistent)."
+        )
+
+
+class StorageNearlyFull(JobError):
+    """The VM was skipped before its snapshot, because snapshots need space (P4)."""
+
+    def __init__(self, vm_name: str, container: str, free_percent: float, limit: float) -> None:
+        self.vm_name, self.container = vm_name, container
+        self.free_percent, self.limit = free_percent, limit
+        super().__init__(
+            f"{vm_name} was skipped before its snapshot: storage container {container} has "
+            f"{free_percent:.1f} % free, and the job's limit is {limit:g} %. Make room on the cluster."
         )
 
 

@@ -1,8 +1,9 @@
-"""The snapshot of one VM, and the reference of its last one (N1-N10)."""
+"""The snapshot of one VM: one recovery point over its disks and its volume groups (N1-N3, N6, N10)."""
 
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,14 +11,19 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from jobs.errors import SnapshotIncomplete, VmBusy
-from jobs.extents import NoReference
+from jobs.attached_groups import CapturedGroup, GroupChoice, capture_groups, choose_groups
+from jobs.errors import ConsistencyNotReached, SnapshotIncomplete, VmBusy
 from jobs.journal import Entry, read_journal
-from jobs.marks import repository_prefix
-from jobs.reconcile import committed_sources, newest_points
+from jobs.reconcile import committed_sources
 from jobs.session import BackupSession
-from nutanix import DiskRecoveryPointRef, FeatureMissing, NotFound, Vm
-from repository import DiskRecord, RestorePoint
+from nutanix import (
+    DiskRecoveryPointRef,
+    FeatureMissing,
+    OperationFailed,
+    RecoveryPoint,
+    RequestInvalid,
+    Vm,
+)
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +35,7 @@ class DiskSnapshot(BaseModel):
 
     disk_id: str
     label: str
-    """Bus and index, such as `scsi.0`."""
+    """Bus and index, such as `scsi.0`; of a volume group's disk `vg.NAME.INDEX`."""
     size_bytes: int
     recovery_point: DiskRecoveryPointRef
 
@@ -46,84 +52,133 @@ class Snapshot(BaseModel):
     recovery_point_id: str
     created_at: datetime
     consistency: str
+    """The level that was reached."""
+    consistency_wanted: str = "crash"
     disks: tuple[DiskSnapshot, ...]
+    """The VM's own in its order, then those of its volume groups."""
+    volume_groups: tuple[CapturedGroup, ...] = ()
+    lacks: tuple[str, ...] = ()
+    """What belongs to the VM and is not in the recovery point, in words (N3)."""
     vm_config: dict[str, Any]
     warnings: tuple[str, ...] = ()
     entry: Entry
 
     def source(self) -> dict[str, Any]:
-        """What the commit record says of where the restore point came from (N8)."""
+        """What the commit record says of where the restore point came from (N8), and what it is (N1, N3)."""
         return {
             "kind": "nutanix-recovery-point",
             "cluster_id": self.cluster_id,
             "recovery_point_id": self.recovery_point_id,
+            "consistency_wanted": self.consistency_wanted,
+            "volume_groups": [group.model_dump(mode="json") for group in self.volume_groups],
+            "lacks": list(self.lacks),
         }
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
-    """What the new restore point of a VM builds on."""
+class _Ask:
+    """One way of asking for a recovery point."""
 
-    point: RestorePoint | None
-    recovery_point_id: str | None
-    """The recovery point `point` came from, when it is still on the cluster."""
-    damaged_count: int = 0
-    """Commit records of the repository that cannot be read; a newer point may be among them."""
-
-    def base(self, disk_id: str) -> DiskRecord | None:
-        """The disk as the last restore point holds it, keyed by the disk's id, never by its slot."""
-        if self.point is None:
-            return None
-        return next((disk for disk in self.point.disks if disk.disk_id == disk_id), None)
-
-    def of_disk(self, disk_id: str) -> DiskRecoveryPointRef | NoReference:
-        """The disk recovery point to ask changed regions against, or why there is none."""
-        if self.point is None:
-            return NoReference.FIRST_RUN
-        base = self.base(disk_id)
-        if base is None:
-            return NoReference.NEW_DISK
-        facts = base.source_facts.get("recovery_point")
-        if facts is None:
-            return NoReference.REFERENCE_UNKNOWN
-        if self.recovery_point_id is None:
-            return NoReference.REFERENCE_GONE
-        return DiskRecoveryPointRef.model_validate(facts)
+    group_ids: tuple[str, ...]
+    consistency: str
 
 
 def take_snapshot(session: BackupSession, vm_id: str) -> Snapshot:
-    """Take one recovery point over all disks of a VM, and read back what it holds.
+    """Take one recovery point over all disks and volume groups of a VM, and read back what it holds.
 
     Journalled before it is created; the caller discards it with `abandon_snapshot` unless a commit
     record comes to name it. Calling again after a failure resends the same request id, so that at
-    most one recovery point comes of it. Raises `NutanixError` or `SnapshotIncomplete`.
+    most one recovery point comes of it. A cluster that refuses volume groups in it, or application
+    consistency, is asked for less, and the snapshot says what it lacks; `ConsistencyNotReached`
+    where the job will not have less. Also raises `VmBusy`, `SnapshotIncomplete` or `NutanixError`.
     """
     session.raise_if_stopped()
     vm = session.client.vm(vm_id)
+    if session.job.consistency == "application" and not vm.can_vss:
+        _require_policy(session, vm.name, "its guest tools cannot quiesce it")
+    groups = choose_groups(session.client, vm)
     name = session.object_name(vm.name)
     entry = session.journal.intend("recovery-point", name, vm.id)
     _require_first(session, vm, entry)
-    recovery_point_id = session.client.create_recovery_point(
-        name=name,
+    refusals: list[str] = []
+    if entry.object_id is None:
+        point_id, refusals = _create(session, vm, groups, entry)
+        entry = session.journal.created(entry, point_id)
+    snapshot = _read_back(session, vm, groups, refusals, entry)
+    try:
+        if snapshot.consistency != session.job.consistency == "application":
+            _require_policy(session, snapshot.vm_name, "the cluster made a crash-consistent one")
+    except ConsistencyNotReached:
+        abandon_snapshot(session, snapshot)
+        raise
+    return snapshot
+
+
+def _require_policy(session: BackupSession, vm_name: str, why: str) -> None:
+    """Go on with less than application consistency only where the job allows it (N1)."""
+    if session.job.if_not_consistent == "fail":
+        raise ConsistencyNotReached(vm_name, why)
+
+
+def _create(
+    session: BackupSession, vm: Vm, groups: GroupChoice, entry: Entry
+) -> tuple[str, list[str]]:
+    """Create the recovery point, asking for less each time it is refused; its id, and the refusals."""
+    refusals: list[str] = []
+    asks = list(_asks(session, vm, groups))
+    for number, ask in enumerate(asks):
+        try:
+            return _ask(session, vm, entry, ask, number), refusals
+        except (RequestInvalid, OperationFailed) as error:
+            if number + 1 == len(asks):
+                raise
+            log.warning("%s: asking for less, because %s", vm.name, error)
+            _remove_refused(session, entry)
+            refusals.append(str(error))
+    raise AssertionError("there is always a way to ask")
+
+
+def _asks(session: BackupSession, vm: Vm, groups: GroupChoice) -> Iterator[_Ask]:
+    """The ways to ask, best first: volume groups are kept before quiescing is given up."""
+    wanted, group_ids = session.job.consistency, tuple(each.id for each in groups.taken)
+    levels = ["crash"]
+    if wanted == "application" and vm.can_vss:
+        levels = ["application"] if session.job.if_not_consistent == "fail" else [wanted, "crash"]
+    for level in levels:
+        yield _Ask(group_ids, level)
+        if group_ids:
+            yield _Ask((), level)
+
+
+def _ask(session: BackupSession, vm: Vm, entry: Entry, ask: _Ask, number: int) -> str:
+    first = number == 0
+    other_id = uuid.uuid5(uuid.UUID(entry.request_id), f"ask-{number}")
+    return session.client.create_recovery_point(
+        name=entry.name,
         vm_ids=[vm.id],
+        volume_group_ids=ask.group_ids,
         # From the entry and not from now: a resent request must be the same request.
         expires_at=entry.created_at + timedelta(days=session.job.reference_expiry_days),
-        consistency=session.job.consistency,
-        request_id=entry.request_id,
+        consistency="application" if ask.consistency == "application" else "crash",
+        request_id=entry.request_id if first else str(other_id),
     )
-    entry = session.journal.created(entry, recovery_point_id)
-    return _read_back(session, vm, entry)
 
 
-def _read_back(session: BackupSession, vm: Vm, entry: Entry) -> Snapshot:
+def _remove_refused(session: BackupSession, entry: Entry) -> None:
+    """What a failed operation made all the same; its name was made for this VM and session alone."""
+    for point in session.client.recovery_points(name_prefix=entry.name):
+        if point.name == entry.name:
+            session.client.delete_recovery_point(point.id)
+
+
+def _read_back(
+    session: BackupSession, vm: Vm, groups: GroupChoice, refusals: list[str], entry: Entry
+) -> Snapshot:
     client = session.client
     point = client.recovery_point(str(entry.object_id))
-    vm_point_id = point.vm_recovery_points[0].id
-    captured, warnings = _captured(session, vm, vm_point_id)
-    held = {disk.disk_id: disk.ref for disk in client.disk_recovery_points(point.id, vm_point_id)}
-    missing = [disk.label for disk in captured.data_disks if disk.id not in held]
-    if missing:
-        raise SnapshotIncomplete(vm.name, missing)
+    captured, warnings = _captured(session, vm, point.vm_recovery_points[0].id)
+    captured_groups, lacks = capture_groups(client, captured, point, groups)
+    disks = [*_own_disks(session, captured, point), *_group_disks(captured_groups)]
     return Snapshot(
         vm_id=vm.id,
         vm_name=captured.name,
@@ -132,19 +187,43 @@ def _read_back(session: BackupSession, vm: Vm, entry: Entry) -> Snapshot:
         recovery_point_id=point.id,
         created_at=point.created_at,
         consistency=point.consistency,
-        disks=tuple(
-            DiskSnapshot(
-                disk_id=disk.id,
-                label=disk.label,
-                size_bytes=disk.size_bytes,
-                recovery_point=held[disk.id],
-            )
-            for disk in captured.data_disks
-        ),
+        consistency_wanted=session.job.consistency,
+        disks=tuple(disks),
+        volume_groups=captured_groups,
+        lacks=tuple(lacks),
         vm_config=captured.config,
-        warnings=(*warnings, *_told_honestly(captured, point.consistency, session.job.consistency)),
+        warnings=(*warnings, *_told_honestly(session, point.consistency, lacks, refusals)),
         entry=entry,
     )
+
+
+def _own_disks(session: BackupSession, captured: Vm, point: RecoveryPoint) -> list[DiskSnapshot]:
+    vm_point_id = point.vm_recovery_points[0].id
+    points = session.client.disk_recovery_points(point.id, vm_point_id)
+    held = {disk.disk_id: disk.ref for disk in points}
+    missing = [disk.label for disk in captured.data_disks if disk.id not in held]
+    if missing:
+        raise SnapshotIncomplete(captured.name, missing)
+    return [
+        DiskSnapshot(
+            disk_id=disk.id,
+            label=disk.label,
+            size_bytes=disk.size_bytes,
+            recovery_point=held[disk.id],
+        )
+        for disk in captured.data_disks
+    ]
+
+
+def _group_disks(groups: tuple[CapturedGroup, ...]) -> Iterator[DiskSnapshot]:
+    for group in groups:
+        for disk in group.disks:
+            yield DiskSnapshot(
+                disk_id=disk.disk_id,
+                label=disk.label,
+                size_bytes=disk.size_bytes,
+                recovery_point=disk.recovery_point,
+            )
 
 
 def _captured(session: BackupSession, vm: Vm, vm_recovery_point_id: str) -> tuple[Vm, list[str]]:
@@ -155,12 +234,15 @@ def _captured(session: BackupSession, vm: Vm, vm_recovery_point_id: str) -> tupl
         return vm, [f"the configuration stored is the one just before the snapshot: {error}"]
 
 
-def _told_honestly(captured: Vm, got: str, wanted: str) -> Iterator[str]:
+def _told_honestly(
+    session: BackupSession, got: str, lacks: list[str], refusals: list[str]
+) -> Iterator[str]:
     """What the restore point will lack; nothing is left out or downgraded in silence (N1, N3)."""
-    if wanted == "application" and got != wanted:
-        yield "the snapshot is crash-consistent; application consistency was not reached"
-    for volume_group_id in captured.volume_group_ids:
-        yield f"volume group {volume_group_id} is attached to the VM and is not in the restore point"
+    why = f" ({refusals[0]})" if refusals else ""
+    wanted = session.job.consistency
+    if wanted == "application" and got != wanted and session.job.if_not_consistent == "warn":
+        yield f"the snapshot is crash-consistent; application consistency was not reached{why}"
+    yield from lacks
 
 
 def _require_first(session: BackupSession, vm: Vm, entry: Entry) -> None:
@@ -182,55 +264,3 @@ def abandon_snapshot(session: BackupSession, snapshot: Snapshot) -> None:
     if snapshot.recovery_point_id not in committed_sources(session.repository):
         session.client.delete_recovery_point(snapshot.recovery_point_id)
     session.journal.forget(snapshot.entry)
-
-
-def find_reference(
-    session: BackupSession, vm_id: str, *, before: datetime | None = None
-) -> Reference:
-    """The newest restore point of this VM in this job, and whether its recovery point still stands.
-
-    A reference is one recovery point per VM and job (N4), named by the commit record itself (N8).
-    Only points older than `before` count: changed regions against a later one mean nothing.
-    """
-    listing = session.repository.points(vm_id)
-    points = [
-        point
-        for point in listing.points
-        if point.job == session.job.name and (before is None or point.created_at < before)
-    ]
-    damaged = len(listing.damaged)
-    if not points:
-        return Reference(None, None, damaged)
-    newest = points[-1]
-    recovery_point_id = newest.source.get("recovery_point_id")
-    if recovery_point_id is None:
-        return Reference(newest, None, damaged)
-    try:
-        session.client.recovery_point(recovery_point_id)
-    except NotFound:
-        log.warning("%s: recovery point %s is gone", newest.vm_name, recovery_point_id)
-        return Reference(newest, None, damaged)
-    return Reference(newest, recovery_point_id, damaged)
-
-
-def settle_snapshot(session: BackupSession, snapshot: Snapshot, reference: Reference) -> None:
-    """After the commit: the new recovery point is the reference, the old one goes (S8, N4).
-
-    The journal lets go of the new one first: from here on the commit record names it. The old one
-    is deleted only if it carries our mark (a repository may hold points that were copied from
-    another one, whose references those are) and no newest point names it.
-    """
-    session.journal.forget(snapshot.entry)
-    old = reference.recovery_point_id
-    if old is None:
-        return
-    points = session.repository.points(snapshot.vm_id).points
-    in_use = {point.source.get("recovery_point_id") for point in newest_points(points)}
-    if old in in_use:
-        return
-    try:
-        name = session.client.recovery_point(old).name
-    except NotFound:
-        return
-    if name.startswith(repository_prefix(session.repository.id)):
-        session.client.delete_recovery_point(old)

@@ -3,36 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
-from jobs.audit import sample_unchanged
-from jobs.extents import DiskPlan, NoReference, ReadMethod, plan_disk, read_all
+from jobs.audit import (
+    FULLY_READ_AT,
+    fully_read_at,
+    is_full_read_due,
+    not_zero,
+    outside,
+    sample_unchanged,
+    sample_zeros,
+)
+from jobs.extents import (
+    DiskPlan,
+    ReadCause,
+    ReadMethod,
+    plan_allocated,
+    plan_disk,
+    read_all,
+    with_more_read,
+)
+from jobs.references import Reference
 from jobs.session import BackupSession
-from jobs.snapshots import DiskSnapshot, Reference, Snapshot
+from jobs.snapshots import DiskSnapshot, Snapshot
 from jobs.story import VmStory
-from jobs.volumes import Attachment, DiskGroup, make_group
-from nutanix import AttachedDisk, DiskFromRecoveryPoint
-from repository import DamagedObject, DiskRecord, DiskSpec, PointDraft, RestorePoint
+from jobs.volumes import Attachment, DiskGroup, TransferStop, make_group
+from nutanix import AttachedDisk, DiskFromRecoveryPoint, DiskRecoveryPointRef
+from repository import (
+    DamagedObject,
+    DiskRecord,
+    DiskSpec,
+    Extent,
+    PointDraft,
+    RepositoryError,
+    RestorePoint,
+    TransferCounters,
+)
 
 
 def plan_reads(session: BackupSession, snapshot: Snapshot, reference: Reference) -> list[DiskPlan]:
     """Decide per disk what to read and why, in the order of the snapshot's disks (B1-B7)."""
-    return [_plan_read(session, disk, reference) for disk in snapshot.disks]
+    return [_plan_read(session, snapshot, disk, reference) for disk in snapshot.disks]
 
 
-def _plan_read(session: BackupSession, disk: DiskSnapshot, reference: Reference) -> DiskPlan:
+def _plan_read(
+    session: BackupSession, snapshot: Snapshot, disk: DiskSnapshot, reference: Reference
+) -> DiskPlan:
     session.raise_if_stopped()
     base = reference.base(disk.disk_id)
-    earlier = reference.of_disk(disk.disk_id)
-    no_reference = earlier if isinstance(earlier, NoReference) else None
-    against = None if isinstance(earlier, NoReference) else earlier
-    return plan_disk(
+    against = reference.of_disk(disk.disk_id)
+    ask = partial(session.client.changed_regions, disk.recovery_point)
+    is_tracked = isinstance(against, DiskRecoveryPointRef)
+    plan = plan_disk(
         size_bytes=disk.size_bytes,
         base_size_bytes=base.size_bytes if base else None,
-        no_reference=no_reference,
-        changed=lambda: session.client.changed_regions(disk.recovery_point, against),
-        allocated=lambda: session.client.changed_regions(disk.recovery_point, None),
+        no_reference=None if isinstance(against, DiskRecoveryPointRef) else against,
+        changed=lambda: ask(against if isinstance(against, DiskRecoveryPointRef) else None),
+        allocated=lambda: ask(None),
     )
+    if base is None or not is_tracked or plan.method is not ReadMethod.CHANGED:
+        return plan
+    if is_full_read_due(base, snapshot.created_at, session.job.full_read_days):
+        audit = ReadCause.AUDIT_DUE
+        full = plan_allocated(disk.size_bytes, audit, audit.text, lambda: ask(None))
+        return replace(full, claimed=plan.extents)
+    return _with_damage_read_again(session, base, plan)
+
+
+def _with_damage_read_again(session: BackupSession, base: DiskRecord, plan: DiskPlan) -> DiskPlan:
+    """What the new restore point would inherit from packs known to be bad is read instead (H4)."""
+    try:
+        lost = session.writer.unreliable_extents(base)
+    except DamagedObject:
+        return plan  # The transfer meets the same and does without the base.
+    if not lost:
+        return plan
+    count = sum(-(-extent.length_bytes // base.chunk_size_bytes) for extent in lost)
+    reason = f"{plan.reason}, and {count} chunks whose stored copies are known to be damaged"
+    return replace(plan, reason=reason, extents=with_more_read(plan.extents, lost))
 
 
 def group_snapshot(session: BackupSession, snapshot: Snapshot) -> DiskGroup:
@@ -69,66 +118,113 @@ def transfer_disk(
     """
     try:
         with attachment.open_disk(index) as source:
-            try:
-                plan = _confirmed(session, story, disk, plan, base, source)
-                return _write(session, story, disk, plan, base, source, attachment)
-            except DamagedObject as error:
-                if base is None:
-                    raise
-                reason = f"the last restore point cannot be built on: {error}"
-                story.warn(f"{disk.label}: {reason}; the whole disk is read")
-                plan = read_all(disk.size_bytes, reason)
-                return _write(session, story, disk, plan, None, source, attachment)
+            return _Transfer(session, story, disk, base, source, attachment.stop).run(plan)
     finally:
         story.disk_finished(disk.disk_id)
 
 
-def _write(
-    session: BackupSession,
-    story: VmStory,
-    disk: DiskSnapshot,
-    plan: DiskPlan,
-    base: DiskRecord | None,
-    source: AttachedDisk,
-    attachment: Attachment,
-) -> DiskRecord:
-    return session.writer.write_disk(
-        DiskSpec(disk_id=disk.disk_id, size_bytes=disk.size_bytes, label=disk.label),
-        source,
-        plan.extents,
-        base,
-        counters=story.disk_started(disk.disk_id, disk.label, plan.to_read_bytes),
-        stop=attachment.stop,
-        read_method=plan.method,
-        read_reason=plan.reason,
-        source_facts={"recovery_point": disk.recovery_point.model_dump(mode="json")},
-    )
+@dataclass(frozen=True, slots=True)
+class _Transfer:
+    """One disk on its way, with whatever distrust comes up while it is read."""
 
+    session: BackupSession
+    story: VmStory
+    disk: DiskSnapshot
+    base: DiskRecord | None
+    source: AttachedDisk
+    stop: TransferStop
 
-def _confirmed(
-    session: BackupSession,
-    story: VmStory,
-    disk: DiskSnapshot,
-    plan: DiskPlan,
-    base: DiskRecord | None,
-    source: AttachedDisk,
-) -> DiskPlan:
-    """The plan, if samples confirm its change list; else one that reads the whole disk, and an alarm."""
-    if plan.method is not ReadMethod.CHANGED or base is None:
-        return plan
-    common_bytes = min(disk.size_bytes, base.size_bytes)
-    samples = sample_unchanged(
-        common_bytes, base.chunk_size_bytes, plan.extents, seed=session.session_id
-    )
-    wrong = session.repository.differing_extents(base, source, samples)
-    if not wrong:
+    def run(self, plan: DiskPlan) -> DiskRecord:
+        try:
+            if plan.claimed is not None:
+                return self._audited(plan, plan.claimed)
+            return self._write(self._confirmed(plan))
+        except DamagedObject as error:
+            if self.base is None:
+                raise
+            return self._without_base(error)
+
+    def _write(self, plan: DiskPlan) -> DiskRecord:
+        disk, counters = self.disk, self._counters(plan)
+        return self.session.writer.write_disk(
+            DiskSpec(disk_id=disk.disk_id, size_bytes=disk.size_bytes, label=disk.label),
+            self.source,
+            plan.extents,
+            self.base,
+            counters=counters,
+            stop=self.stop,
+            read_method=plan.method,
+            read_reason=plan.reason,
+            source_facts=self._facts(plan),
+        )
+
+    def _facts(self, plan: DiskPlan) -> dict[str, object]:
+        """What the record keeps beside the data: the reference of the next run, the cause (B7)."""
+        last = fully_read_at(self.base)
+        if plan.method is not ReadMethod.CHANGED:
+            last = self.session.clock.now()
+        return {
+            "recovery_point": self.disk.recovery_point.model_dump(mode="json"),
+            "read_cause": plan.cause,
+            FULLY_READ_AT: last.isoformat() if last else None,
+        }
+
+    def _confirmed(self, plan: DiskPlan) -> DiskPlan:
+        """The plan, if samples confirm its change list; else one that reads the whole disk."""
+        if plan.method is not ReadMethod.CHANGED or self.base is None:
+            return plan
+        common_bytes = min(self.disk.size_bytes, self.base.size_bytes)
+        samples = sample_unchanged(
+            common_bytes, self.base.chunk_size_bytes, plan.extents, seed=self.session.session_id
+        )
+        wrong = self.session.repository.differing_extents(self.base, self.source, samples)
+        if wrong:
+            return self._alarm(wrong, f"{len(wrong)} of {len(samples)} sampled chunks")
         return replace(plan, reason=f"{plan.reason}; {len(samples)} unchanged chunks confirmed")
-    reason = (
-        f"the cluster's change list was wrong: {len(wrong)} of {len(samples)} sampled chunks that it "
-        f"called unchanged have changed, the first at byte {wrong[0].start_bytes}"
-    )
-    story.warn(f"{disk.label}: {reason}; the whole disk is read")
-    return read_all(disk.size_bytes, reason)
+
+    def _audited(self, plan: DiskPlan, claimed: Sequence[Extent]) -> DiskRecord:
+        """Read everything allocated, then hold what differs from the base against the change list."""
+        if self.base is None:
+            return self._write(plan)
+        chunk_bytes = self.base.chunk_size_bytes
+        samples = sample_zeros(plan.extents, chunk_bytes, seed=self.session.session_id)
+        hidden = not_zero(self.source, samples)
+        if hidden:
+            what = f"{len(hidden)} of {len(samples)} sampled chunks that it called zeros hold data"
+            return self._write(self._alarm(hidden, what, is_whole=True))
+        record = self._write(plan)
+        differing = self.session.repository.changed_extents(self.base, record)
+        wrong = outside(differing, claimed, chunk_bytes)
+        if wrong:
+            count = sum(extent.length_bytes for extent in wrong) // chunk_bytes
+            return self._write(self._alarm(wrong, f"{count} chunks"))
+        read = record.figures.read_bytes // chunk_bytes
+        reason = f"{plan.reason}; {read} chunks read, and none had changed that it called unchanged"
+        return record.model_copy(update={"read_reason": reason})
+
+    def _alarm(self, wrong: Sequence[Extent], what: str, *, is_whole: bool = False) -> DiskPlan:
+        """The cluster was wrong about this disk: nothing that it says of it is believed in this run."""
+        cause = ReadCause.TRACKING_WRONG
+        told = what if is_whole else f"{what} that it called unchanged have changed"
+        reason = f"{cause.text}: {told}, the first at byte {wrong[0].start_bytes}"
+        self.story.warn(f"{self.disk.label}: {reason}; the whole disk is read")
+        return read_all(self.disk.size_bytes, cause, reason)
+
+    def _without_base(self, damage: RepositoryError) -> DiskRecord:
+        """Begin the disk anew; chunks that can be relied on are still known by their digests."""
+        cause = ReadCause.BASE_DAMAGED
+        reason = f"{cause.text}: {damage}"
+        self.story.warn(f"{self.disk.label}: {reason}; everything allocated is read")
+        plan = plan_allocated(
+            self.disk.size_bytes,
+            cause,
+            reason,
+            lambda: self.session.client.changed_regions(self.disk.recovery_point, None),
+        )
+        return replace(self, base=None)._write(plan)  # noqa: SLF001 - the same transfer, without its base
+
+    def _counters(self, plan: DiskPlan) -> TransferCounters:
+        return self.story.disk_started(self.disk.disk_id, self.disk.label, plan.to_read_bytes)
 
 
 def commit_point(

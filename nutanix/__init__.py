@@ -49,6 +49,7 @@ from nutanix.models.vms import CdRom, DiskAddress, Nic, Vm, VmDisk
 from nutanix.models.volume_groups import (
     BlankDisk,
     DiskFromRecoveryPoint,
+    DiskFromVolumeDisk,
     VmAttachment,
     VolumeDisk,
     VolumeDiskRef,
@@ -82,6 +83,7 @@ __all__ = [
     "DiskAddress",
     "DiskError",
     "DiskFromRecoveryPoint",
+    "DiskFromVolumeDisk",
     "DiskIoError",
     "DiskRecoveryPoint",
     "DiskRecoveryPointRef",

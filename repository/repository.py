@@ -44,7 +44,7 @@ from repository.reader import DiskReader
 from repository.records import RecordCodec
 from repository.repair import Repairer, RepairReport, collection_under_way
 from repository.retention import PointFacts
-from repository.sampling import differing_extents
+from repository.sampling import changed_chunks, differing_extents
 from repository.sealing import AesGcmSealer, PlainSealer
 from repository.session import WriteSession
 from repository.store import Store
@@ -332,6 +332,15 @@ class Repository:
         keys = self._records.keys
         disk_map = open_disk_map(self._store, record, keys, self._records.sealer)
         return differing_extents(disk_map, keys, source, extents)
+
+    def changed_extents(self, old: DiskRecord, new: DiskRecord) -> list[Extent]:
+        """Which whole chunks differ between two states of a disk, as runs; reads maps alone.
+
+        Only chunks that lie inside both states count. Raises DamagedObject, or the store's errors.
+        """
+        keys, sealer = self._records.keys, self._records.sealer
+        before = open_disk_map(self._store, old, keys, sealer)
+        return changed_chunks(before, open_disk_map(self._store, new, keys, sealer))
 
     def verify(
         self,

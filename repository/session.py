@@ -42,6 +42,7 @@ from repository.points import DiskRecord, DiskSpec, PointDraft, RestorePoint
 from repository.ports import Buffer, DiskSource, Throttle
 from repository.quarantine import quarantined_packs
 from repository.records import RecordCodec
+from repository.sampling import chunks_in_packs
 from repository.segments import encode_segment
 from repository.store import Store
 from repository.units import Clock
@@ -172,6 +173,17 @@ class WriteSession:
             return record.model_copy(update={"gc_generation": self._generation})
         finally:
             self._flush_if_due(controls.counters, packs_min=1)
+
+    def unreliable_extents(self, record: DiskRecord) -> list[Extent]:
+        """What of a disk lies in packs under quarantine: read it again, and it is stored anew (H4).
+
+        Costs nothing while there is no such pack. Raises DamagedObject for the record's maps.
+        """
+        if not self._tools.distrusted_packs:
+            return []
+        keys, sealer = self._records.keys, self._records.sealer
+        disk_map = open_disk_map(self._store, record, keys, sealer)
+        return chunks_in_packs(disk_map, self._tools.distrusted_packs)
 
     def commit(self, draft: PointDraft) -> RestorePoint:
         """Make the restore point exist: one object, created last and read back before this returns.

@@ -30,7 +30,7 @@ def take_snapshot(vm_id: str) -> Snapshot:
 def find_reference(snapshot: Snapshot) -> Reference:
     """The VM's newest restore point in this job, and whether its recovery point still stands."""
     story = current_story()
-    reference = jobs.find_reference(current_backup(), snapshot.vm_id, before=snapshot.created_at)
+    reference = jobs.find_reference(current_backup(), snapshot)
     if reference.damaged_count:
         story.warn(
             f"{reference.damaged_count} commit records cannot be read; building on the newest that can"

@@ -36,7 +36,19 @@ class BlankDisk:
         return {**source, "diskSizeBytes": self.size_bytes}
 
 
-VolumeDiskSource = DiskFromRecoveryPoint | BlankDisk
+@dataclass(frozen=True, slots=True)
+class DiskFromVolumeDisk:
+    """A new volume disk that starts as the clone of another one."""
+
+    index: int
+    volume_disk_id: str
+
+    def wire(self) -> dict[str, Any]:
+        """The disk as volume-group create takes it."""
+        return _volume_disk(self.index, "VOLUME_DISK", self.volume_disk_id)
+
+
+VolumeDiskSource = DiskFromRecoveryPoint | BlankDisk | DiskFromVolumeDisk
 
 
 def _volume_disk(index: int, entity_type: str, ext_id: str) -> dict[str, Any]:
@@ -93,11 +105,17 @@ class VolumeGroup(WireModel):
     description: str | None = None
     cluster_id: str | None = Field(default=None, alias="clusterReference")
     usage_type: str | None = None
+    enabled_authentications: str | None = None
     target_name: str | None = None
     """The last part of its iSCSI target's name."""
     wire_attachments: Annotated[tuple[_AttachmentEntry, ...] | None, Field(alias="attachments")] = (
         None
     )
+
+    @property
+    def uses_chap(self) -> bool:
+        """Whether whoever attaches it must know a secret."""
+        return self.enabled_authentications == "CHAP"
 
     @property
     def vm_attachments(self) -> tuple[VmAttachment, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import jobs
-from jobs import BackupJob, BackupSession, NullObserver, Scope, VmStory, WorkerSpec
+from jobs import BackupJob, BackupSession, NullObserver, Reference, Scope, VmStory, WorkerSpec
 from jobs import open_backup_session as open_session
 from nutanix import AhvClient, ClusterConnection
 from repository import Repository, RestorePoint
@@ -77,13 +77,27 @@ def open_backup(
 
 
 @pytest.fixture
+def reference_of() -> Callable[[BackupSession, str], Reference]:
+    """What the next restore point of a VM would build on."""
+
+    def find(session: BackupSession, vm_id: str) -> Reference:
+        snapshot = jobs.take_snapshot(session, vm_id)
+        try:
+            return jobs.find_reference(session, snapshot)
+        finally:
+            jobs.abandon_snapshot(session, snapshot)
+
+    return find
+
+
+@pytest.fixture
 def back_up() -> Callable[[BackupSession, str], RestorePoint]:
     """One VM through every step, as the flow does it."""
 
     def run(session: BackupSession, vm_id: str) -> RestorePoint:
         story = VmStory.begin(vm_id, vm_id, clock=session.clock, observer=session.observer)
         snapshot = jobs.take_snapshot(session, vm_id)
-        reference = jobs.find_reference(session, vm_id)
+        reference = jobs.find_reference(session, snapshot)
         plans = jobs.plan_reads(session, snapshot, reference)
         group = jobs.group_snapshot(session, snapshot)
         attachment = jobs.attach(session, group, {})

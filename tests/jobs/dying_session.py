@@ -86,7 +86,7 @@ def main() -> None:
         die_at("worker on")
         vm_id = settings["vm_id"]
         snapshot = jobs.take_snapshot(session, vm_id)
-        reference = jobs.find_reference(session, vm_id)
+        reference = jobs.find_reference(session, snapshot)
         plans = jobs.plan_reads(session, snapshot, reference)
         group = jobs.group_snapshot(session, snapshot)
         attachment = jobs.attach(session, group, {})

@@ -99,6 +99,7 @@ def test_the_next_session_cleans_up_after_a_kill(
     die_at: Callable[[str], None],
     open_backup: Callable[..., AbstractContextManager[BackupSession]],
     back_up: Callable[[BackupSession, str], RestorePoint],
+    reference_of: Callable[[BackupSession, str], jobs.Reference],
 ) -> None:
     """Killed at any moment, with a restore point before it: the repository verifies, the cluster is clean after the
     next reconciliation, and the newest restore point's reference, and nothing of others, survived it."""
@@ -130,7 +131,7 @@ def test_the_next_session_cleans_up_after_a_kill(
     assert all_entries(repository.live) == []
     assert repository.verify(VerifyLevel.CONTENT).findings == ()
     with open_backup() as session:
-        reference = jobs.find_reference(session, points[-1].vm_id)
+        reference = reference_of(session, points[-1].vm_id)
         assert reference.recovery_point_id == points[-1].source["recovery_point_id"]
 
 
@@ -315,9 +316,10 @@ def test_an_older_snapshot_never_takes_a_newer_point_as_reference(
     vm_id = simulator.vm_id("files01")
     with open_backup("files01") as session:
         first = back_up(session, vm_id)
-        assert jobs.find_reference(session, vm_id, before=first.created_at).point is None
         stale = jobs.Reference(first, first.source["recovery_point_id"])
         snapshot = jobs.take_snapshot(session, vm_id)
+        older = snapshot.model_copy(update={"created_at": first.created_at})
+        assert jobs.find_reference(session, older).point is None
         jobs.settle_snapshot(session, snapshot, stale)
         assert first.source["recovery_point_id"] in ours(client, repository)["recovery points"]
         client.delete_recovery_point(snapshot.recovery_point_id)
@@ -329,6 +331,7 @@ def test_the_reference_of_a_forgotten_point_goes(
     repository: Repository,
     open_backup: Callable[..., AbstractContextManager[BackupSession]],
     back_up: Callable[[BackupSession, str], RestorePoint],
+    reference_of: Callable[[BackupSession, str], jobs.Reference],
 ) -> None:
     """Once its restore point is forgotten, nothing builds on a recovery point: the next clean-up removes it (N9)."""
     vm_id = simulator.vm_id("web01")
@@ -338,4 +341,4 @@ def test_the_reference_of_a_forgotten_point_goes(
     reconcile(client, repository, open_backup)
     assert ours(client, repository)["recovery points"] == []
     with open_backup() as session:
-        assert jobs.find_reference(session, vm_id).point is None
+        assert reference_of(session, vm_id).point is None

@@ -135,6 +135,7 @@ def test_a_failure_before_the_commit_leaves_the_old_reference(
     repository: Repository,
     open_backup: Callable[..., AbstractContextManager[BackupSession]],
     back_up: BackUp,
+    reference_of: Callable[[BackupSession, str], jobs.Reference],
 ) -> None:
     """N6: a snapshot that no commit record names is deleted; the reference of the last point stays."""
     vm_id = simulator.vm_id("files01")
@@ -143,10 +144,7 @@ def test_a_failure_before_the_commit_leaves_the_old_reference(
     with open_backup("files01") as session:
         snapshot = jobs.take_snapshot(session, vm_id)
         jobs.abandon_snapshot(session, snapshot)
-        assert (
-            jobs.find_reference(session, vm_id).recovery_point_id
-            == point.source["recovery_point_id"]
-        )
+        assert reference_of(session, vm_id).recovery_point_id == point.source["recovery_point_id"]
     prefix = jobs.marks.repository_prefix(repository.id)
     ids = [each.id for each in client.recovery_points(name_prefix=prefix)]
     assert point.source["recovery_point_id"] in ids
