@@ -59,6 +59,10 @@ def view_session(result: SessionResult) -> Iterator[RenderableType]:
     )
     for text in result.cleaned:
         yield f"Cleaned up after an earlier session: {text}"
+    for text in result.warnings:
+        yield f"Warning: {text}"
+    if result.left_out:
+        yield f"Left out: {'; '.join(result.left_out)}"
     yield ""
     yield table(VM_COLUMNS, (vm_cells(vm) for vm in result.vms))
     rows = [disk_row(vm, disk) for vm in result.vms for disk in vm.disks]

@@ -47,7 +47,7 @@ from jobs.restore import (
     restore_result,
 )
 from jobs.results import DiskResult, SessionResult, VmResult
-from jobs.scope import VmTarget, resolve_scope
+from jobs.scope import ChosenVms, LeftOut, VmTarget, choose_vms
 from jobs.selection import DiskRule, Scope, Selection
 from jobs.session import BackupSession, Session, open_backup_session, open_session
 from jobs.snapshots import DiskSnapshot, Snapshot, abandon_snapshot, take_snapshot
@@ -71,6 +71,7 @@ __all__ = [
     "BackupJob",
     "BackupSession",
     "BackupWindow",
+    "ChosenVms",
     "CircuitBreaker",
     "ConsistencyNotReached",
     "DiskGroup",
@@ -86,6 +87,7 @@ __all__ = [
     "JobInvalid",
     "Journal",
     "KnownJob",
+    "LeftOut",
     "Leftover",
     "NoWorker",
     "NothingToBackUp",
@@ -128,6 +130,7 @@ __all__ = [
     "check_repository",
     "check_workers",
     "choose_target",
+    "choose_vms",
     "commit_point",
     "create_restored_vm",
     "current_observer",
@@ -155,7 +158,6 @@ __all__ = [
     "remember_job",
     "remove_group",
     "remove_leftovers",
-    "resolve_scope",
     "restore_disk",
     "restore_result",
     "retire_job",

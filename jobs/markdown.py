@@ -45,6 +45,9 @@ def vm_cells(vm: VmResult) -> tuple[str, ...]:
 
 def _remarks(result: SessionResult) -> list[str]:
     remarks = [f"- cleaned up after an earlier session: {text}" for text in result.cleaned]
+    remarks += [f"- warning: {text}" for text in result.warnings]
+    if result.left_out:
+        remarks.append(f"- left out: {'; '.join(result.left_out)}")
     for vm in result.vms:
         if vm.error:
             remarks.append(f"- **{vm.vm_name}**: {vm.error}")

@@ -6,6 +6,7 @@ Byte counts follow one chain: `provisioned` (the disk's size) >= `read` (taken f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -81,11 +82,16 @@ class SessionResult(BaseModel):
     vms: tuple[VmResult, ...]
     cleaned: tuple[str, ...] = ()
     """What the reconciler removed at the start, in words."""
+    warnings: tuple[str, ...] = ()
+    """What concerns the session as a whole, in words."""
+    left_out: tuple[str, ...] = ()
+    """VMs that the scope selects and that were not backed up, each with the reason."""
 
 
 _WORST_LAST: tuple[VmStatus, ...] = ("success", "warning", "stopped", "failed")
 
 
-def worst_status(results: tuple[VmResult, ...]) -> SessionStatus:
-    """The session's status: that of its worst VM; success when there is none (M1)."""
-    return max((vm.status for vm in results), key=_WORST_LAST.index, default="success")
+def worst_status(results: Sequence[VmResult], warnings: Sequence[str] = ()) -> SessionStatus:
+    """The session's status: that of its worst VM (M1), and no better than its own warnings."""
+    floor: list[VmStatus] = ["warning" if warnings else "success"]
+    return max([*floor, *(vm.status for vm in results)], key=_WORST_LAST.index)

@@ -17,7 +17,8 @@ from jobs.model import BackupJob, WorkerSpec
 from jobs.progress import Observer
 from jobs.reconcile import remove_own_leftovers
 from jobs.results import SessionResult, VmResult, worst_status
-from jobs.scope import VmTarget
+from jobs.scope import ALL_DISKS, ChosenVms, VmTarget
+from jobs.selection import DiskRule
 from jobs.story import VmStory
 from jobs.worker_pool import WorkerPool
 from nutanix import AhvClient
@@ -64,6 +65,25 @@ class BackupSession(Session):
     writer: WriteSession
     results: list[VmResult] = field(default_factory=list)
     """One per VM that ended, in the order in which they ended."""
+    disk_rules: dict[str, DiskRule] = field(default_factory=dict)
+    """By VM id, which disks are wanted."""
+    warnings: list[str] = field(default_factory=list)
+    """What concerns the session as a whole."""
+    left_out: list[str] = field(default_factory=list)
+    """VMs that the scope selects and that are not backed up, with the reason."""
+
+    def take(self, chosen: ChosenVms) -> None:
+        """Keep what was found out about the scope: rules, and what the report must not leave out."""
+        self.disk_rules.update({vm.vm_id: vm.disk_rule for vm in chosen.targets})
+        self.left_out.extend(str(each) for each in chosen.left_out)
+        self.warnings.extend(chosen.warnings)
+        for name, error in chosen.unknown_vms.items():
+            story = VmStory.begin(name, name, clock=self.clock, observer=self.observer)
+            self.finish(story, error)
+
+    def disk_rule(self, vm_id: str) -> DiskRule:
+        """Which disks of a VM are wanted (E3)."""
+        return self.disk_rules.get(vm_id, ALL_DISKS)
 
     def finish(self, story: VmStory, error: BaseException | None = None) -> VmResult:
         """A VM's part is over: keep its result."""
@@ -90,8 +110,10 @@ class BackupSession(Session):
             job=self.job.name,
             started_at=self.started_at,
             duration_s=self.clock.monotonic_s() - self.started_s,
-            status="stopped" if self.stop.is_set() else worst_status(results),
+            status="stopped" if self.stop.is_set() else worst_status(results, self.warnings),
             vms=results,
+            warnings=tuple(self.warnings),
+            left_out=tuple(self.left_out),
             cleaned=tuple(cleaned),
         )
 

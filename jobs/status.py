@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from jobs.errors import JobError
 from jobs.figures import human_span
 from jobs.known_jobs import KnownJob, known_jobs
-from jobs.scope import VmTarget, resolve_scope
+from jobs.scope import VmTarget, choose_vms
 from jobs.selection import Scope
 from nutanix import AhvClient, NotFound, VmAmbiguous
 from repository import Repository, RestorePoint
@@ -140,7 +140,7 @@ def vms_in_scope(
             continue
         try:
             scope = Scope.model_validate(job.definition.get("scope", {}))
-            found[name] = resolve_scope(client, scope, never=never)
+            found[name] = choose_vms(client, scope, never=never).targets
         except (ValidationError, NotFound, VmAmbiguous, JobError) as error:
             log.warning("The scope of job %s cannot be resolved: %s", name, error)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs import VmTarget, find_leftovers, remember_job, remove_leftovers, resolve_scope
+from jobs import VmTarget, choose_vms, find_leftovers, remember_job, remove_leftovers
 from tasks.context import current_backup, current_session
 from tasks.policy import step
 
@@ -25,8 +25,14 @@ def prepare_workers() -> list[str]:
 
 @step("select-vms")
 def select_vms(worker_ids: list[str]) -> list[VmTarget]:
-    """The VMs of the job's scope; workers are never backed up (E4, W15)."""
+    """The VMs of the job's scope, in the job's order; workers are never backed up (E4, W15)."""
     session = current_backup()
-    vms = resolve_scope(session.client, session.job.scope, never=worker_ids)
-    remember_job(session.repository.live, session.job, vms=vms, clock=session.clock)
-    return vms
+    chosen = choose_vms(
+        session.client,
+        session.job.scope,
+        never=worker_ids,
+        disk_rules=session.job.disk_rules,
+    )
+    session.take(chosen)
+    remember_job(session.repository.live, session.job, vms=chosen.targets, clock=session.clock)
+    return list(chosen.targets)
