@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -99,24 +97,20 @@ def collect(
 
 def _run(repository: Repository, how: CollectSettings, *, dry_run: bool) -> CollectReport:
     """Collect with a progress bar; Ctrl-C stops between two objects."""
+    from jobs import collect_cache
+
     stop = threading.Event()
     with open_bar("collect") as bar:
         try:
             return repository.collect(
                 how,
                 dry_run=dry_run,
-                cache=_cache_folder(repository.id),
+                cache=collect_cache(repository.id),
                 on_progress=lambda at: bar.update(at.objects_done, at.objects_total),
                 stop=stop,
             )
         finally:
             stop.set()
-
-
-def _cache_folder(repository_id: str) -> Path:
-    """Where what was learnt of disk maps is kept; it may be deleted at any time."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "ahvault" / "collect" / repository_id
 
 
 def _view(report: CollectReport, *, dry_run: bool) -> Iterator[RenderableType]:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from cli.config import load_settings
 from cli.connections import open_repository
 from cli.errors import ConfigInvalid
+from cli.exit_codes import ExitCode
 from cli.options import CommonOptions, RepositoryOptions, with_options
 from cli.output import Column, open_output, say, table
 from cli.point_reference import short_ids
@@ -21,7 +22,7 @@ from cli.point_reference import short_ids
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from repository import Decision, Repository, RetentionPlan, RetentionPolicy
+    from repository import Decision, RetentionPolicy
 
 EXAMPLES = """Examples:
 
@@ -67,6 +68,7 @@ def retention(
 
     Forgotten restore points can be brought back with `ahvault undelete` until collection takes them.
     """
+    from jobs import RetentionResult, carry_out
     from repository import plan_retention
 
     rules = read_policy(policy)
@@ -77,16 +79,23 @@ def retention(
         plan = plan_retention(facts, rules, now=datetime.now(UTC))
         for refusal in plan.refusals:
             say(f"ahvault: {refusal.sentence}; --force overrides this.")
-        forgotten, deferred = ([], []) if dry_run else _carry_out(opened, plan, force=force)
+        done = RetentionResult(job=job or "")
+        if not dry_run:
+            going = {point.point_id for point in plan.drops(force=force)}
+            done = carry_out(opened, job or "", plan, going)
+    forgotten = [each.point_id for each in done.forgotten]
     data = {
         "decisions": [_as_data(decision) for decision in plan.decisions],
         "refusals": [refusal.sentence for refusal in plan.refusals],
         "forgotten": forgotten,
-        "deferred": deferred,
+        "deferred": list(done.deferred),
     }
     output.result(data, lambda: _view(plan.decisions, forgotten, dry_run=dry_run))
-    for point_id in deferred:
+    for point_id in done.deferred:
         output.note(f"ahvault: {point_id} is what a running session builds on; it stays for now.")
+    if done.error is not None:
+        output.note(f"ahvault: retention ended early: {done.error}")
+        raise typer.Exit(ExitCode.REPOSITORY)
 
 
 def read_policy(path: Path | None) -> RetentionPolicy:
@@ -104,27 +113,6 @@ def read_policy(path: Path | None) -> RetentionPolicy:
         setting = ".".join(str(part) for part in first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
         raise ConfigInvalid(str(path), setting, reason) from error
-
-
-def _carry_out(
-    repository: Repository, plan: RetentionPlan, *, force: bool
-) -> tuple[list[str], list[str]]:
-    """Forget what goes; returns the ids of those forgotten and of those a session builds on."""
-    from repository import PointInUse
-
-    going = {point.point_id for point in plan.drops(force=force)}
-    forgotten: list[str] = []
-    deferred: list[str] = []
-    for decision in plan.decisions:
-        if decision.point.point_id not in going:
-            continue
-        point = repository.point(decision.point.point_id)
-        try:
-            repository.forget(point, decision.sentence)
-            forgotten.append(point.id)
-        except PointInUse:
-            deferred.append(point.id)
-    return forgotten, deferred
 
 
 def _as_data(decision: Decision) -> dict[str, Any]:

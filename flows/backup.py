@@ -28,6 +28,7 @@ from jobs import (
 from tasks import (
     RunLog,
     abandon_snapshot,
+    apply_retention,
     clean_up_leftovers,
     commit_point,
     current_story,
@@ -82,10 +83,12 @@ def backup(
         stack.enter_context(working_in(session))
         cleaned = clean_up_leftovers()
         vms = select_vms(prepare_workers())
+        retention = None
         try:
             run_vms(session, vms)
+            retention = apply_retention()
         finally:
-            result = report_session(cleaned)
+            result = report_session(cleaned, retention)
     if result.status == "failed":
         raise SessionFailed(result)
     return result

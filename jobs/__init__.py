@@ -2,9 +2,13 @@
 reasons, the journal of what we created on a cluster, and what a session did. No Prefect here.
 """
 
+from jobs.alerts import Alert, last_told, plan_alert, remember_told
+from jobs.caches import collect_cache
 from jobs.checkup import check_repository, check_workers
 from jobs.errors import (
+    BackupsLate,
     ConsistencyNotReached,
+    DamageFound,
     DisksUnexpected,
     JobError,
     JobInvalid,
@@ -47,6 +51,14 @@ from jobs.restore import (
     restore_result,
 )
 from jobs.results import DiskResult, SessionResult, VmResult
+from jobs.retention import (
+    ForgottenByRule,
+    RetentionResult,
+    apply_known_retention,
+    apply_retention,
+    carry_out,
+    session_attempts,
+)
 from jobs.scope import ChosenVms, LeftOut, VmTarget, choose_vms
 from jobs.selection import DiskRule, Scope, Selection
 from jobs.session import BackupSession, Session, open_backup_session, open_session
@@ -61,19 +73,28 @@ from jobs.status import (
 )
 from jobs.story import VmStory, told_to_the_end
 from jobs.transfer import commit_point, group_snapshot, plan_reads, transfer_disk
+from jobs.upkeep_markdown import (
+    cleaning_markdown,
+    collection_markdown,
+    retention_markdown,
+    status_markdown,
+)
 from jobs.volumes import Attachment, DiskGroup, attach, detach, make_group, remove_group
 from jobs.week import WeeklyTimes
 from jobs.worker_pool import WorkerPool
 from jobs.workers import WorkerChoice, WorkerState, rank_workers
 
 __all__ = [
+    "Alert",
     "Attachment",
     "BackupJob",
     "BackupSession",
     "BackupWindow",
+    "BackupsLate",
     "ChosenVms",
     "CircuitBreaker",
     "ConsistencyNotReached",
+    "DamageFound",
     "DiskGroup",
     "DiskPlan",
     "DiskResult",
@@ -81,6 +102,7 @@ __all__ = [
     "DiskSnapshot",
     "DisksUnexpected",
     "Entry",
+    "ForgottenByRule",
     "Hook",
     "Hooks",
     "JobError",
@@ -101,6 +123,7 @@ __all__ = [
     "RestoreRefused",
     "RestoreResult",
     "RestoreTarget",
+    "RetentionResult",
     "RetryPolicy",
     "ScheduledJob",
     "Scope",
@@ -126,11 +149,17 @@ __all__ = [
     "WorkerSpec",
     "WorkerState",
     "abandon_snapshot",
+    "apply_known_retention",
+    "apply_retention",
     "attach",
+    "carry_out",
     "check_repository",
     "check_workers",
     "choose_target",
     "choose_vms",
+    "cleaning_markdown",
+    "collect_cache",
+    "collection_markdown",
     "commit_point",
     "create_restored_vm",
     "current_observer",
@@ -146,23 +175,29 @@ __all__ = [
     "human_ratio",
     "human_span",
     "known_jobs",
+    "last_told",
     "make_group",
     "observed_by",
     "open_backup_session",
     "open_session",
     "parse_job",
+    "plan_alert",
     "plan_reads",
     "rank_workers",
     "read_job_file",
     "read_status",
     "remember_job",
+    "remember_told",
     "remove_group",
     "remove_leftovers",
     "restore_disk",
     "restore_result",
+    "retention_markdown",
     "retire_job",
+    "session_attempts",
     "session_markdown",
     "settle_snapshot",
+    "status_markdown",
     "take_snapshot",
     "told_to_the_end",
     "transfer_disk",

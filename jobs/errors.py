@@ -11,6 +11,8 @@ JobError
 ├── StorageNearlyFull   the cluster has too little free space for a snapshot
 ├── RestoreRefused      the restore as asked would do harm or cannot be done
 ├── SessionStopped      the operator or the system asked the session to stop
+├── BackupsLate         VMs have no good restore point that is young enough
+├── DamageFound         verification has open findings
 └── SessionFailed       the session ended, and at least one VM has no new restore point
 """
 
@@ -143,3 +145,19 @@ class SessionFailed(JobError):
         super().__init__(
             f"{len(failed)} of {len(result.vms)} VMs failed: {first.vm_name}: {first.error}{more}"
         )
+
+
+class BackupsLate(JobError):
+    """VMs have no good restore point that is young enough. `vm_names` are those, the longest first."""
+
+    def __init__(self, told: str, vm_names: Sequence[str]) -> None:
+        self.vm_names = tuple(vm_names)
+        super().__init__(told)
+
+
+class DamageFound(JobError):
+    """What is stored is not what was written. `object_keys` names the damaged objects."""
+
+    def __init__(self, told: str, object_keys: Sequence[str]) -> None:
+        self.object_keys = tuple(object_keys)
+        super().__init__(told)

@@ -17,7 +17,7 @@ def session_markdown(result: SessionResult) -> str:
             f"session `{result.session_id}`"
         ),
         "\n".join([_HEAD, _LINE, *(_row(vm) for vm in result.vms)]),
-        "\n".join(_remarks(result)),
+        "\n".join([*_retention(result), *_remarks(result)]),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -41,6 +41,13 @@ def vm_cells(vm: VmResult) -> tuple[str, ...]:
         human_duration(vm.duration_s),
         f"{vm.worker or '-'}{why}",
     )
+
+
+def _retention(result: SessionResult) -> list[str]:
+    if result.retention is None:
+        return []
+    summary = f"- retention: {result.retention.summary()}"
+    return [summary, *(f"- retention: {each}" for each in result.retention.forgotten)]
 
 
 def _remarks(result: SessionResult) -> list[str]:

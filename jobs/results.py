@@ -12,6 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from jobs.retention import RetentionResult
+
 VmStatus = Literal["success", "warning", "failed", "stopped"]
 SessionStatus = Literal["success", "warning", "failed", "stopped"]
 
@@ -86,6 +88,8 @@ class SessionResult(BaseModel):
     """What concerns the session as a whole, in words."""
     left_out: tuple[str, ...] = ()
     """VMs that the scope selects and that were not backed up, each with the reason."""
+    retention: RetentionResult | None = None
+    """What retention did at the end; None when it did not run (T6: only after a successful session)."""
 
 
 _WORST_LAST: tuple[VmStatus, ...] = ("success", "warning", "stopped", "failed")

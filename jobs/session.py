@@ -17,6 +17,7 @@ from jobs.model import BackupJob, WorkerSpec
 from jobs.progress import Observer
 from jobs.reconcile import remove_own_leftovers
 from jobs.results import SessionResult, VmResult, worst_status
+from jobs.retention import RetentionResult
 from jobs.scope import ALL_DISKS, ChosenVms, VmTarget
 from jobs.selection import DiskRule
 from jobs.story import VmStory
@@ -102,7 +103,9 @@ class BackupSession(Session):
                 )
                 self.finish(story, SessionStopped("it ended before this VM began"))
 
-    def result(self, cleaned: Sequence[str]) -> SessionResult:
+    def result(
+        self, cleaned: Sequence[str], retention: RetentionResult | None = None
+    ) -> SessionResult:
         """The session as it stands."""
         results = tuple(sorted(self.results, key=lambda vm: (vm.vm_name, vm.vm_id)))
         return SessionResult(
@@ -115,6 +118,7 @@ class BackupSession(Session):
             warnings=tuple(self.warnings),
             left_out=tuple(self.left_out),
             cleaned=tuple(cleaned),
+            retention=retention,
         )
 
 

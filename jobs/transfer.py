@@ -29,7 +29,7 @@ from jobs.session import BackupSession
 from jobs.snapshots import DiskSnapshot, Snapshot
 from jobs.story import VmStory
 from jobs.volumes import Attachment, DiskGroup, TransferStop, make_group
-from nutanix import DiskFromRecoveryPoint, DiskRecoveryPointRef, OpenDisk
+from nutanix import AttachedDisk, DiskFromRecoveryPoint, DiskRecoveryPointRef
 from repository import (
     DamagedObject,
     DiskRecord,
@@ -131,7 +131,7 @@ class _Transfer:
     story: VmStory
     disk: DiskSnapshot
     base: DiskRecord | None
-    source: OpenDisk
+    source: AttachedDisk
     stop: TransferStop
 
     def run(self, plan: DiskPlan) -> DiskRecord:

@@ -56,13 +56,13 @@ class PointLife:
         self._holds = Marks(store, records, HOLD_MARKS)
         self._generations = Generations(store, records)
 
-    def forget(self, point: RestorePoint, reason: str) -> None:
-        """Hide the point. Raises PointHeld, or PointInUse while a session builds on it."""
+    def forget(self, point: RestorePoint, reason: str, by_session: str | None = None) -> None:
+        """Hide the point. Raises PointHeld, or PointInUse while another session builds on it."""
         held = self._holds.marked(point.vm_id).get(point.id)
         if held is not None:
             raise PointHeld(point.id, self._holds.read(held).reason)
         for lease in open_leases(self._live, self._clock.now()):
-            if builds_on(lease, point):
+            if lease.session_id != by_session and builds_on(lease, point):
                 raise PointInUse(point.id, lease.session_id)
         self._tombs.put(point, "forgotten", self._clock.now(), reason)
 

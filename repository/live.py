@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import uuid
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
 from repository.creating import create_own
 from repository.errors import DamagedObject, ObjectNotFound, UnsupportedFormat
-from repository.layout import LIVE, REPORTS, live_key, report_key, safe_name
+from repository.layout import LIVE, REPORTS, live_key, report_key, safe_name, stamp
 from repository.points import DamagedRecord
 from repository.records import RecordCodec
 from repository.store import Store
@@ -18,6 +20,7 @@ from repository.units import Clock
 
 _LIVE_KIND = "live"
 _REPORT_KIND = "report"
+_READS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +92,28 @@ class SessionReports:
         key = report_key(session_id, self._clock.now(), uuid.uuid4().hex)
         create_own(self._store, key, self._records.encode(key, _REPORT_KIND, report))
 
-    def list(self) -> ReportListing:
-        """All reports, oldest first."""
+    def list(self, *, since: dt.datetime | None, newest: int | None) -> ReportListing:
+        """Reports, oldest first; with bounds, only as many are read as the bounds let through."""
+        keys = sorted(info.key for info in self._store.list(REPORTS))
+        if since is not None:
+            keys = [key for key in keys if key >= f"{REPORTS}{stamp(since)}"]
+        if newest is not None:
+            keys = keys[-newest:]
         listing = ReportListing([], [])
-        for info in self._store.list(REPORTS):
-            try:
-                listing.reports.append(self.read(info.key))
-            except (DamagedObject, UnsupportedFormat) as error:
-                listing.damaged.append(DamagedRecord(info.key, str(error)))
+        with ThreadPoolExecutor(_READS_AT_ONCE, "ahvault-reports") as pool:
+            for found in pool.map(self._read_or_tell, keys):
+                if isinstance(found, DamagedRecord):
+                    listing.damaged.append(found)
+                else:
+                    listing.reports.append(found)
         return listing
 
     def read(self, key: str) -> dict[str, Any]:
         """One report by its object name; raises DamagedObject."""
         return self._records.decode(key, _REPORT_KIND, self._store.get(key))
+
+    def _read_or_tell(self, key: str) -> dict[str, Any] | DamagedRecord:
+        try:
+            return self.read(key)
+        except (DamagedObject, UnsupportedFormat) as error:
+            return DamagedRecord(key, str(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -233,12 +234,16 @@ class Repository:
         """The forgotten restore points of one VM, or of all, that may still be brought back."""
         return self._life.forgotten(vm_id)
 
-    def forget(self, point: RestorePoint, reason: str = "") -> None:
+    def forget(
+        self, point: RestorePoint, reason: str = "", *, by_session: str | None = None
+    ) -> None:
         """Hide a restore point; nothing is deleted before collection. Durable on return.
 
-        Raises PointHeld, PointInUse while a running session builds on it, or the store's errors.
+        `by_session` is the id of a write session that has committed all it will commit: it does not
+        stand in its own way. Raises PointHeld, PointInUse while a running session builds on the
+        point, or the store's errors.
         """
-        self._life.forget(point, reason)
+        self._life.forget(point, reason, by_session)
 
     def undelete(self, point: RestorePoint, reason: str = "") -> None:
         """Bring a forgotten restore point back; nothing happens to one that is not forgotten.
@@ -395,9 +400,13 @@ class Repository:
         """Keep what a session did with the repository; durable on return."""
         self._reports.save(session_id, report)
 
-    def reports(self) -> ReportListing:
-        """All session reports, oldest first; a damaged one never hides the others."""
-        return self._reports.list()
+    def reports(self, *, since: datetime | None = None, newest: int | None = None) -> ReportListing:
+        """Session reports, oldest first; a damaged one never hides the others.
+
+        `since` leaves out those saved before (aware), `newest` all but so many of the newest; what
+        is left out is not read.
+        """
+        return self._reports.list(since=since, newest=newest)
 
     def close(self) -> None:
         """Let go of the store; sessions and readers are not used after."""

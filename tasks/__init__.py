@@ -1,9 +1,18 @@
 """The steps that flows are made of, each retryable on its own: thin shells over `jobs`."""
 
 from tasks.context import current_backup, current_session, current_story, working_in, working_on
-from tasks.disks import commit_point, plan_reads
+from tasks.disks import commit_point, plan_reads, transfer_disks
+from tasks.maintain import (
+    LATE_EVENT,
+    RECOVERED_EVENT,
+    collect_garbage,
+    judge_backups,
+    remove_what_was_left,
+    retain_known_jobs,
+    tell_of_late_backups,
+)
 from tasks.moving import filled_disks, move_disks
-from tasks.report import RunLog, progress_artifact, report_session
+from tasks.report import RunLog, progress_artifact, report_session, show_markdown
 from tasks.restore import (
     choose_target,
     create_restored_vm,
@@ -15,13 +24,17 @@ from tasks.snapshots import (
     settle_snapshot,
     take_snapshot,
 )
-from tasks.upkeep import clean_up_leftovers, prepare_workers, select_vms
+from tasks.upkeep import apply_retention, clean_up_leftovers, prepare_workers, select_vms
 
 __all__ = [
+    "LATE_EVENT",
+    "RECOVERED_EVENT",
     "RunLog",
     "abandon_snapshot",
+    "apply_retention",
     "choose_target",
     "clean_up_leftovers",
+    "collect_garbage",
     "commit_point",
     "create_restored_vm",
     "current_backup",
@@ -29,15 +42,21 @@ __all__ = [
     "current_story",
     "filled_disks",
     "find_reference",
+    "judge_backups",
     "move_disks",
     "plan_reads",
     "power_on_vm",
     "prepare_workers",
     "progress_artifact",
+    "remove_what_was_left",
     "report_session",
+    "retain_known_jobs",
     "select_vms",
     "settle_snapshot",
+    "show_markdown",
     "take_snapshot",
+    "tell_of_late_backups",
+    "transfer_disks",
     "working_in",
     "working_on",
 ]

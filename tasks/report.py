@@ -21,7 +21,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from jobs import NullObserver, SessionResult, VmStory, session_markdown
+from jobs import NullObserver, RetentionResult, SessionResult, VmStory, session_markdown
 from tasks.context import current_backup, current_story
 from tasks.policy import step
 
@@ -71,20 +71,25 @@ def _report_progress(key: str, story: VmStory, ended: threading.Event) -> None:
 
 
 @step("report-session")
-def report_session(cleaned: list[str]) -> SessionResult:
+def report_session(cleaned: list[str], retention: RetentionResult | None = None) -> SessionResult:
     """Store the session's report with the repository, and show it as an artifact."""
     session = current_backup()
-    result = session.result(cleaned)
+    result = session.result(cleaned, retention)
     session.repository.save_report(session.session_id, result.model_dump(mode="json"))
-    try:
-        create_markdown_artifact(
-            session_markdown(result),
-            key=_key("session", session.job.name),
-            description=f"Session of job {session.job.name}",
-        )
-    except Exception as error:  # noqa: BLE001 - the stored report is the one that counts
-        log.warning("The session's table was not shown in Prefect: %s", error)
+    show_markdown(
+        _key("session", session.job.name),
+        session_markdown(result),
+        f"Session of job {session.job.name}",
+    )
     return result
+
+
+def show_markdown(key: str, markdown: str, description: str) -> None:
+    """Show a page in the Prefect UI under this key (`a-z0-9-`); trouble with it is only logged."""
+    try:
+        create_markdown_artifact(markdown, key=key, description=description)
+    except Exception as error:  # noqa: BLE001 - a display never fails what it shows
+        log.warning("%s was not shown in Prefect: %s", description, error)
 
 
 def _key(kind: str, name: str) -> str:

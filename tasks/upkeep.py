@@ -1,8 +1,18 @@
-"""Steps before and around the VMs: leftovers, workers, scope."""
+"""Steps before, around and after the VMs: leftovers, workers, scope, retention."""
 
 from __future__ import annotations
 
-from jobs import VmTarget, choose_vms, find_leftovers, remember_job, remove_leftovers
+import jobs
+from jobs import (
+    RetentionResult,
+    VmTarget,
+    choose_vms,
+    find_leftovers,
+    remember_job,
+    remove_leftovers,
+    session_attempts,
+)
+from repository import RepositoryError
 from tasks.context import current_backup, current_session
 from tasks.policy import step
 
@@ -36,3 +46,32 @@ def select_vms(worker_ids: list[str]) -> list[VmTarget]:
     session.take(chosen)
     remember_job(session.repository.live, session.job, vms=chosen.targets, clock=session.clock)
     return list(chosen.targets)
+
+
+@step("apply-retention")
+def apply_retention() -> RetentionResult | None:
+    """Forget what the job's policy keeps no longer, if every VM has its new restore point (T6, D2).
+
+    Trouble here is a warning of the session, never its failure. None when nothing was to be done.
+    """
+    session = current_backup()
+    policy = session.job.retention
+    if policy is None or any(vm.status in ("failed", "stopped") for vm in session.results):
+        return None
+    now, tried = session.clock.now(), [vm.vm_id for vm in session.results]
+    try:
+        attempts = session_attempts(
+            session.repository, session.job.name, policy, now=now, tried=tried
+        )
+        result = jobs.apply_retention(
+            session.repository,
+            session.job.name,
+            policy,
+            now=now,
+            attempts=attempts,
+            by_session=session.session_id,
+        )
+    except RepositoryError as error:
+        result = RetentionResult(job=session.job.name, error=str(error))
+    session.warnings.extend(result.warnings)
+    return result
