@@ -62,6 +62,20 @@ class AhvCluster(Block):
         description="Port of Prism Element; its address comes without one. 9440 unless changed.",
     )
 
+    iscsi_port: int = Field(
+        default=3260,
+        ge=1,
+        le=65535,
+        title="iSCSI port",
+        description="Port of the clusters' data services addresses, for workers that use iSCSI.",
+    )
+    chap_secret: SecretStr | None = Field(
+        default=None,
+        title="CHAP secret",
+        description="Secret of 12 to 16 characters that our iSCSI logins have to show. Without it the "
+        "cluster lets them in by name alone.",
+    )
+
     def connection(self) -> ClusterConnection:
         """The connection settings as the API client wants them; errors name the field to correct."""
         return ClusterConnection(
@@ -72,6 +86,8 @@ class AhvCluster(Block):
             ca_file=Path(self.ca_file) if self.ca_file else None,
             verify_tls=self.verify_tls,
             prism_element_port=self.prism_element_port,
+            iscsi_port=self.iscsi_port,
+            chap_secret=self.chap_secret,
         )
 
     def client(self) -> AhvClient:

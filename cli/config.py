@@ -2,7 +2,7 @@
 
     --cluster-url      AHVAULT_CLUSTER_URL      [cluster] url
     --repository-url   AHVAULT_REPOSITORY_URL   [repository] url
-    --worker VM=ROOT   AHVAULT_WORKERS          [[workers]] vm, device_root, slots
+    --worker VM=ROOT   AHVAULT_WORKERS          [[workers]] vm, access, device_root, ...
 
 Secrets have no flag. A name that is not known is refused, with the name it was probably meant to be.
 """
@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
@@ -31,6 +31,7 @@ _PATHS = (
     ("cluster", "password_file"),
     ("cluster", "api_key_file"),
     ("cluster", "ca_file"),
+    ("cluster", "chap_secret_file"),
     ("repository", "url"),
     ("repository", "passphrase_file"),
     ("repository", "key_file"),
@@ -57,6 +58,9 @@ class ClusterSettings(BaseModel):
     ca_file: Path | None = None
     verify_tls: bool = True
     prism_element_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    iscsi_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    chap_secret: SecretStr | None = None
+    chap_secret_file: Path | None = None
 
 
 class RepositorySettings(BaseModel):
@@ -75,12 +79,14 @@ class RepositorySettings(BaseModel):
 
 
 class WorkerSettings(BaseModel):
-    """`[[workers]]`: one VM that moves data, and how many VMs it moves at once."""
+    """`[[workers]]`: one VM that moves data, how it reaches disks, and how many VMs it moves at once."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     vm: Annotated[str, Field(min_length=1)]
+    access: Literal["direct", "iscsi", "kernel-iscsi"] = "direct"
     device_root: Path = Path("/dev")
+    initiator: Annotated[str, Field(max_length=64)] | None = None
     slots: Annotated[int, Field(ge=1, le=64)] = 4
 
 
@@ -96,7 +102,7 @@ class Settings(BaseModel):
     @field_validator("workers", mode="before")
     @classmethod
     def _read_short_workers(cls, value: object) -> object:
-        """`VM[=DEVICE_ROOT]`, several separated by commas, beside the tables of the file."""
+        """`VM[=DEVICE_ROOT]` or `VM=iscsi`, several separated by commas, beside the tables of the file."""
         items = value.split(",") if isinstance(value, str) else value
         if not isinstance(items, list | tuple):
             return value
@@ -310,8 +316,10 @@ def _known_names(where: Where) -> list[str]:
 
 
 def _read_short_worker(text: str) -> Values:
-    vm, has_root, device_root = text.strip().partition("=")
-    return {"vm": vm, "device_root": device_root} if has_root else {"vm": vm}
+    vm, has_way, way = text.strip().partition("=")
+    if not has_way:
+        return {"vm": vm}
+    return {"vm": vm, "access" if way in ("iscsi", "kernel-iscsi") else "device_root": way}
 
 
 def split_pair(flag: str, text: str) -> tuple[str, str]:

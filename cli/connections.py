@@ -112,7 +112,13 @@ def worker_specs(settings: Settings) -> list[WorkerSpec]:
     from jobs import WorkerSpec
 
     return [
-        WorkerSpec(vm=worker.vm, device_root=str(worker.device_root), slots=worker.slots)
+        WorkerSpec(
+            vm=worker.vm,
+            access=worker.access,
+            device_root=str(worker.device_root),
+            initiator=worker.initiator,
+            slots=worker.slots,
+        )
         for worker in settings.workers
     ]
 
@@ -128,6 +134,8 @@ def _cluster_fields(settings: Settings) -> dict[str, Any]:
         "ca_file": cluster.ca_file,
         "verify_tls": cluster.verify_tls,
         "prism_element_port": cluster.prism_element_port,
+        "iscsi_port": cluster.iscsi_port,
+        "chap_secret": _secret(cluster, "chap_secret"),
     }
     if fields["api_key"] is None:
         _require_login(fields)

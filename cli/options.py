@@ -111,6 +111,22 @@ class ClusterOptions:
             metavar="PORT",
         ),
     ] = None
+    cluster_iscsi_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Port of the data services address, where it is not 3260.",
+            rich_help_panel=_CLUSTER,
+            metavar="PORT",
+        ),
+    ] = None
+    cluster_chap_secret_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File that holds the CHAP secret of iSCSI logins.",
+            rich_help_panel=_CLUSTER,
+            metavar="FILE",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +176,9 @@ class WorkerOptions:
         list[str] | None,
         typer.Option(
             "--worker",
-            help="Worker VM, and where its disks appear if not in /dev; may be repeated.",
+            help="Worker VM, and where its disks appear if not in /dev, or =iscsi; may be repeated.",
             rich_help_panel=_CLUSTER,
-            metavar="VM[=ROOT]",
+            metavar="VM[=ROOT|iscsi]",
         ),
     ] = None
 

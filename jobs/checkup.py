@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
+from jobs.disk_access import why_no_access
 from jobs.model import WorkerSpec
-from nutanix import AhvClient, Finding, Level, NutanixError
+from jobs.worker_pool import find_worker_vm
+from nutanix import AhvClient, Finding, Level, NutanixError, Vm
 from repository import Clock, Repository, RepositoryError
 
 PROBES = 10
@@ -30,20 +31,29 @@ def check_workers(client: AhvClient, workers: Sequence[WorkerSpec]) -> Iterator[
         )
     for spec in workers:
         try:
-            vm = client.find_vm(spec.vm)
+            vm = find_worker_vm(client, spec)
+            reason = why_no_access(client, spec, vm.cluster_id if vm else None)
         except NutanixError as error:
-            yield Finding(f"worker {spec.vm}", Level.PROBLEM, str(error))
+            reason = str(error)
+        if reason is not None:
+            yield Finding(f"worker {spec.vm}", Level.PROBLEM, reason)
             continue
-        if not Path(spec.device_root).is_dir():
+        yield Finding(f"worker {spec.vm}", Level.OK, _state_of(spec, vm))
+        if spec.access != "direct" and client.connection.chap_secret is None:
             yield Finding(
-                f"worker {vm.name}",
-                Level.PROBLEM,
-                f"its device directory {spec.device_root} does not exist on this machine",
-                "Run ahvault on the worker itself, or correct device_root.",
+                f"worker {spec.vm}",
+                Level.WARNING,
+                "its iSCSI logins are let in by name alone, so that others in the network could pose as it",
+                "Give the cluster a chap_secret.",
             )
-            continue
-        state = "is running" if vm.is_on else "is off; a session powers it on"
-        yield Finding(f"worker {vm.name}", Level.OK, f"exists and {state}")
+
+
+def _state_of(spec: WorkerSpec, vm: Vm | None) -> str:
+    """What was found of a worker that can be used."""
+    way = "" if spec.access == "direct" else ", and reaches the cluster's data services over iSCSI"
+    if vm is None:
+        return f"is no VM of the cluster: a machine outside{way}"
+    return f"exists and {'is running' if vm.is_on else 'is off; a session powers it on'}{way}"
 
 
 def check_repository(open_repository: Callable[[], Repository], clock: Clock) -> Iterator[Finding]:

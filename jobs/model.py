@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
@@ -22,6 +22,9 @@ from repository import RetentionPolicy
 
 JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,39}")
 
+Access = Literal["direct", "iscsi", "kernel-iscsi"]
+"""How a worker reaches disks: attached to its VM; over iSCSI by itself; over its kernel's iSCSI."""
+
 
 class WorkerSpec(BaseModel):
     """A VM that moves data: disks are attached to it and read there."""
@@ -29,11 +32,32 @@ class WorkerSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     vm: Annotated[
-        str, Field(min_length=1, description="Name or id of the worker VM on the cluster.")
+        str,
+        Field(
+            min_length=1,
+            description="Name or id of the worker VM on the cluster. With iSCSI, a machine outside of "
+            "the cluster has any other name.",
+        ),
     ]
+    access: Annotated[
+        Access,
+        Field(
+            description="How the worker reaches disks: direct (attached to its VM), iscsi (through the "
+            "cluster's data services address, without help of the system), or kernel-iscsi (the same "
+            "through the system's open-iscsi)."
+        ),
+    ] = "direct"
     device_root: Annotated[
         str, Field(description="Directory where the disks attached to this worker appear.")
     ] = "/dev"
+    initiator: Annotated[
+        str | None,
+        Field(
+            max_length=64,
+            description="iSCSI name that the worker logs in with. By default made of its own name; "
+            "with kernel-iscsi that of the system.",
+        ),
+    ] = None
     slots: Annotated[
         int, Field(ge=1, le=64, description="How many VMs this worker may move at once (W3).")
     ] = 4

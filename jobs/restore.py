@@ -141,8 +141,7 @@ def create_restored_vm(
     client = session.client
     disks: dict[str, VolumeDiskRef] = {}
     if group is not None:
-        for held_by in client.vm_attachments(group.id):
-            client.detach_volume_group(group.id, held_by.vm_id)
+        client.detach_from_all(group.id)
         for record, volume_disk in zip(point.disks, group.disks, strict=True):
             disks[record.disk_id] = VolumeDiskRef(group.id, volume_disk.id)
     captured = captured_vm(point)

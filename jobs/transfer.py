@@ -29,7 +29,7 @@ from jobs.session import BackupSession
 from jobs.snapshots import DiskSnapshot, Snapshot
 from jobs.story import VmStory
 from jobs.volumes import Attachment, DiskGroup, TransferStop, make_group
-from nutanix import AttachedDisk, DiskFromRecoveryPoint, DiskRecoveryPointRef
+from nutanix import DiskFromRecoveryPoint, DiskRecoveryPointRef, OpenDisk
 from repository import (
     DamagedObject,
     DiskRecord,
@@ -131,7 +131,7 @@ class _Transfer:
     story: VmStory
     disk: DiskSnapshot
     base: DiskRecord | None
-    source: AttachedDisk
+    source: OpenDisk
     stop: TransferStop
 
     def run(self, plan: DiskPlan) -> DiskRecord:

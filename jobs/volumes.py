@@ -11,20 +11,21 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
+from pydantic import SecretStr
+
+from jobs.disk_access import bring, take_away
 from jobs.errors import DisksUnexpected
 from jobs.journal import Entry
 from jobs.session import Session
 from jobs.workers import WorkerChoice
 from nutanix import (
-    AttachedDisk,
-    DeviceRoot,
+    DiskPlace,
     NutanixError,
-    VmAttachment,
+    OpenDisk,
+    Opening,
     VolumeDisk,
     VolumeDiskSource,
-    open_attached_disks,
 )
 from repository import RepositoryError
 
@@ -81,24 +82,25 @@ class Attachment:
 
     group: DiskGroup
     choice: WorkerChoice
-    place: VmAttachment
+    place: DiskPlace
     stop: TransferStop
+    chap_secret: SecretStr | None = None
+    """What an iSCSI login may need; never stored with the rest."""
 
     @contextmanager
-    def open_disk(self, index: int, *, writable: bool = False) -> Iterator[AttachedDisk]:
-        """The device of one disk, open inside the block. Raises `DiskError`.
+    def open_disk(self, index: int, *, writable: bool = False) -> Iterator[OpenDisk]:
+        """One disk, open inside the block. Raises `DiskError`.
 
         All disks of the group are looked up together: the serials of the others help to rule a
         wrong device out.
         """
-        with open_attached_disks(
-            DeviceRoot(Path(self.choice.worker.device_root)),
-            self.place,
-            self.group.disks,
-            writable=writable,
+        opening = Opening(
             timeout_s=self.choice.worker.disk_timeout_s,
+            writable=writable,
             keep_waiting=lambda: not self.stop.is_set(),
-        ) as opened:
+            chap_secret=self.chap_secret,
+        )
+        with self.place.open_disks(self.group.disks, opening) as opened:
             yield opened[index]
 
 
@@ -167,7 +169,7 @@ def detach(session: Session, attachment: Attachment) -> None:
     """
     attachment.stop.set()
     try:
-        session.client.detach_volume_group(attachment.group.id, attachment.choice.worker.vm_id)
+        take_away(session.client, attachment.group.id, attachment.place)
     finally:
         session.workers.give_back(attachment.choice)
 
@@ -201,12 +203,13 @@ def _require_sizes(name: str, disks: Sequence[VolumeDisk], sizes_bytes: Sequence
 
 
 def _attach_to(session: Session, group: DiskGroup, choice: WorkerChoice) -> Attachment:
-    place = session.client.attach_volume_group(group.id, choice.worker.vm_id)
-    attachment = Attachment(group, choice, place, TransferStop(session.stop))
+    place = bring(session.client, group.id, group.cluster_id, choice.worker)
+    secret = session.client.connection.chap_secret
+    attachment = Attachment(group, choice, place, TransferStop(session.stop), secret)
     try:
         with attachment.open_disk(group.disks[0].index):
             pass  # Seen once by the worker: from here on a missing device is trouble, not waiting.
     except NutanixError:
-        session.client.detach_volume_group(group.id, choice.worker.vm_id)
+        take_away(session.client, group.id, place)
         raise
     return attachment

@@ -12,13 +12,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
+from jobs.disk_access import why_no_access
 from jobs.errors import NoWorker, SessionStopped
 from jobs.journal import Entry, Journal, all_entries, forget_entry, read_journal
 from jobs.model import WorkerSpec
 from jobs.workers import WorkerChoice, WorkerState, rank_workers
-from nutanix import AhvClient, NotFound, NutanixError, Vm
+from nutanix import AhvClient, NotFound, NutanixError, Vm, VmNotFound
 from repository import Clock, LiveRecords, RepositoryError
 
 log = logging.getLogger(__name__)
@@ -122,12 +122,13 @@ class WorkerPool:
 
     def _prepare_one(self, member: _Member) -> None:
         try:
-            member.vm = self._client.find_vm(member.spec.vm)
+            member.vm = find_worker_vm(self._client, member.spec)
             if not member.spec.enabled:
                 member.unusable = "disabled"
                 return
-            member.unusable = _self_test(member.spec)
-            if member.unusable is None:
+            cluster_id = member.vm.cluster_id if member.vm else None
+            member.unusable = why_no_access(self._client, member.spec, cluster_id)
+            if member.unusable is None and member.vm is not None:
                 member.vm = self._power_on(member, member.vm)
         except NutanixError as error:
             if error.is_transient:
@@ -143,9 +144,11 @@ class WorkerPool:
             vm_id=vm.id if vm else "",
             cluster_id=(vm.cluster_id or "") if vm else "",
             host_id=vm.host_id if vm else None,
-            is_on=bool(vm and vm.is_on),
+            is_on=vm is None or vm.is_on,
             slots_free=member.spec.slots - member.in_use,
             device_root=member.spec.device_root,
+            access=member.spec.access,
+            initiator=member.spec.initiator,
             disk_timeout_s=member.spec.disk_timeout_s,
             unusable=member.unusable or failed.get(member.spec.vm),
         )
@@ -193,12 +196,14 @@ def release_worker(client: AhvClient, records: LiveRecords, clock: Clock, entry:
     return True
 
 
-def _self_test(spec: WorkerSpec) -> str | None:
-    """Why the worker cannot be used, or `None` (W11)."""
-    root = Path(spec.device_root)
-    if not root.is_dir():
-        return (
-            f"its device directory {root} does not exist on this machine; "
-            "run ahvault on the worker itself, or correct device_root"
-        )
-    return None
+def find_worker_vm(client: AhvClient, spec: WorkerSpec) -> Vm | None:
+    """The worker's VM; `None` for a machine outside, which only iSCSI can serve.
+
+    Raises `VmNotFound` where a VM is needed, `VmAmbiguous` when several have the name.
+    """
+    try:
+        return client.find_vm(spec.vm)
+    except VmNotFound:
+        if spec.access == "direct":
+            raise
+        return None

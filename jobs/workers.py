@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jobs.errors import NoWorker
+from jobs.model import Access
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,9 @@ class WorkerState:
     is_on: bool
     slots_free: int
     device_root: str
+    access: Access = "direct"
+    initiator: str | None = None
+    """The iSCSI name it logs in with, where it has one of its own choice."""
     disk_timeout_s: float = 60.0
     """How long an attached disk may take to appear."""
     unusable: str | None = None
@@ -55,6 +59,8 @@ def rank_workers(
 def _describe(
     worker: WorkerState, *, host_id: str | None, cluster_id: str
 ) -> tuple[int, WorkerChoice]:
+    if not worker.vm_id:
+        return 1, WorkerChoice(worker, "over iSCSI, from outside of the cluster")
     if worker.cluster_id != cluster_id:
         warning = (
             f"no worker in the VM's cluster; {worker.name} reads over the network between clusters"

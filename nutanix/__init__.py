@@ -5,6 +5,14 @@ from nutanix.attached_disks import AttachedDisk, DeviceRoot, open_attached_disks
 from nutanix.client import AhvClient
 from nutanix.clock import Clock, SystemClock
 from nutanix.connection import ClusterConnection
+from nutanix.disk_places import (
+    DirectPlace,
+    DiskPlace,
+    IscsiPlace,
+    KernelIscsiPlace,
+    OpenDisk,
+    Opening,
+)
 from nutanix.doctor import Finding, Level, diagnose
 from nutanix.errors import (
     AnswerUnusable,
@@ -13,11 +21,13 @@ from nutanix.errors import (
     ClusterMessage,
     ClusterUnreachable,
     ConcurrentChange,
+    DataServicesMissing,
     DeviceMismatch,
     DeviceNotFound,
     DiskError,
     DiskIoError,
     FeatureMissing,
+    InitiatorFailed,
     LoginRefused,
     NotFound,
     NotPrism,
@@ -31,7 +41,8 @@ from nutanix.errors import (
     VmAmbiguous,
     VmNotFound,
 )
-from nutanix.iscsi_disks import IscsiDisk, IscsiPortal, open_iscsi_disks
+from nutanix.iscsi_disks import IscsiDisk, IscsiPortal, open_iscsi_disks, reach_portal
+from nutanix.kernel_initiator import initiator_name, why_unusable
 from nutanix.models.inventory import Category, Cluster, Host, StorageContainer, Subnet
 from nutanix.models.operations import Operation
 from nutanix.models.recovery_points import (
@@ -77,28 +88,36 @@ __all__ = [
     "ClusterUnreachable",
     "ConcurrentChange",
     "Consistency",
+    "DataServicesMissing",
     "DeviceMismatch",
     "DeviceNotFound",
     "DeviceRoot",
+    "DirectPlace",
     "DiskAddress",
     "DiskError",
     "DiskFromRecoveryPoint",
     "DiskFromVolumeDisk",
     "DiskIoError",
+    "DiskPlace",
     "DiskRecoveryPoint",
     "DiskRecoveryPointRef",
     "DiskSpec",
     "FeatureMissing",
     "Finding",
     "Host",
+    "InitiatorFailed",
     "IscsiDisk",
+    "IscsiPlace",
     "IscsiPortal",
+    "KernelIscsiPlace",
     "Level",
     "LoginRefused",
     "Nic",
     "NotFound",
     "NotPrism",
     "NutanixError",
+    "OpenDisk",
+    "Opening",
     "Operation",
     "OperationFailed",
     "OperationTimedOut",
@@ -125,7 +144,10 @@ __all__ = [
     "VolumeGroup",
     "VolumeGroupRecoveryPoint",
     "diagnose",
+    "initiator_name",
     "open_attached_disks",
     "open_iscsi_disks",
+    "reach_portal",
     "rebuild_vm",
+    "why_unusable",
 ]

@@ -38,6 +38,13 @@ class DeviceRoot:
         links = self._links("by-path", f"*-scsi-0:0:{target}:{lun}")
         return sorted({link.resolve() for link in links if link.exists()})
 
+    def of_target(self, target: str, lun: int | None) -> list[Path]:
+        """The devices of an iSCSI target, of one unit or of all; links resolved, each once."""
+        links = self._links("by-path", f"ip-*-iscsi-{target}-lun-{'*' if lun is None else lun}")
+        # A partition's link goes on behind the number.
+        whole = [link for link in links if link.name.rpartition("-")[2].isdigit()]
+        return sorted({link.resolve() for link in whole if link.exists()})
+
     def serial_ids(self, device: Path) -> frozenset[str]:
         """The UUIDs in the names udev knows a device by, in their usual writing."""
         names = (link.name for link in self._links("by-id", "*") if link.resolve() == device)
@@ -156,21 +163,54 @@ def open_attached_disks(
     `DeviceNotFound`, or `DeviceMismatch` when a device is not surely the disk: reading the wrong
     disk would be a wrong backup, writing it a catastrophe.
     """
+    index = attachment.index
+    if index is None:
+        reason = "the cluster does not say at which index it is attached"
+        raise DeviceMismatch("of the group", [], reason)
     search = _Search(
         root=root,
-        attachment=attachment,
+        candidates=lambda disk: root.at_address(index, disk.index),
+        looked_for=lambda disk: f"disk/by-path/*-scsi-0:0:{index}:{disk.index}",
         group_disk_ids=frozenset(disk.id.lower() for disk in disks),
         clock=clock or SystemClock(),
         timeout_s=timeout_s,
         keep_waiting=keep_waiting,
     )
-    with ExitStack() as stack:
-        opened = {}
-        for disk, device in search.wait_for(disks):
-            attached = AttachedDisk(_label(disk), device, writable=writable)
-            opened[disk.index] = stack.enter_context(attached)
-            if attached.size_bytes != disk.size_bytes:
-                raise _wrong_size(disk, device, attached.size_bytes)
+    with search.opened(disks, writable=writable) as opened:
+        yield opened
+
+
+@contextmanager
+def open_kernel_disks(
+    root: DeviceRoot,
+    targets: Sequence[str],
+    disks: Sequence[VolumeDisk],
+    *,
+    writable: bool = False,
+    timeout_s: float = HOT_PLUG_TIMEOUT_S,
+    clock: Clock | None = None,
+    keep_waiting: Callable[[], bool] = lambda: True,
+) -> Iterator[dict[int, AttachedDisk]]:
+    """The same for disks that the kernel's iSCSI initiator has logged in to.
+
+    In one target a disk's unit number is its index; where each disk has a target of its own
+    (`nutanix-v4 §16`), serial and size must tell them apart.
+    """
+
+    def candidates(disk: VolumeDisk) -> list[Path]:
+        lun = disk.index if len(targets) == 1 else None
+        return [device for target in targets for device in root.of_target(target, lun)]
+
+    search = _Search(
+        root=root,
+        candidates=candidates,
+        looked_for=lambda disk: f"disk/by-path/ip-*-iscsi-{targets[0]}-lun-{disk.index}",
+        group_disk_ids=frozenset(disk.id.lower() for disk in disks),
+        clock=clock or SystemClock(),
+        timeout_s=timeout_s,
+        keep_waiting=keep_waiting,
+    )
+    with search.opened(disks, writable=writable) as opened:
         yield opened
 
 
@@ -179,11 +219,28 @@ class _Search:
     """Looking for the devices of one attached volume group."""
 
     root: DeviceRoot
-    attachment: VmAttachment
+    candidates: Callable[[VolumeDisk], list[Path]]
+    """The devices at the place of a disk."""
+    looked_for: Callable[[VolumeDisk], str]
+    """That place, for messages."""
     group_disk_ids: frozenset[str]
     clock: Clock
     timeout_s: float
     keep_waiting: Callable[[], bool]
+
+    @contextmanager
+    def opened(
+        self, disks: Sequence[VolumeDisk], *, writable: bool
+    ) -> Iterator[dict[int, AttachedDisk]]:
+        """Each disk open, by index, its size checked once more on the open device."""
+        with ExitStack() as stack:
+            found = {}
+            for disk, device in self.wait_for(disks):
+                attached = AttachedDisk(_label(disk), device, writable=writable)
+                found[disk.index] = stack.enter_context(attached)
+                if attached.size_bytes != disk.size_bytes:
+                    raise _wrong_size(disk, device, attached.size_bytes)
+            yield found
 
     def wait_for(self, disks: Sequence[VolumeDisk]) -> Iterator[tuple[VolumeDisk, Path]]:
         """Each disk with its device, as soon as it is there; one deadline for all."""
@@ -208,11 +265,7 @@ class _Search:
         return fitting[0] if fitting else None
 
     def _sizes_at(self, disk: VolumeDisk) -> dict[Path, int]:
-        if self.attachment.index is None:
-            reason = "the cluster does not say at which index it is attached"
-            raise DeviceMismatch(_label(disk), [], reason)
-        found = self.root.at_address(self.attachment.index, disk.index)
-        return {device: _size_of(device) for device in found}
+        return {device: _size_of(device) for device in self.candidates(disk)}
 
     def _narrowed(self, devices: list[Path], disk: VolumeDisk) -> list[Path]:
         """Use the serials: this disk's own settles it, another disk's of the group rules it out.
@@ -234,9 +287,8 @@ class _Search:
     def _nothing_fits(self, disk: VolumeDisk) -> DiskError:
         for device, size_bytes in self._sizes_at(disk).items():
             return _wrong_size(disk, device, size_bytes)
-        looked_for = f"disk/by-path/*-scsi-0:0:{self.attachment.index}:{disk.index}"
         return DeviceNotFound(
-            _label(disk), self.root.path, looked_for=looked_for, timeout_s=self.timeout_s
+            _label(disk), self.root.path, looked_for=self.looked_for(disk), timeout_s=self.timeout_s
         )
 
 

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 PRISM_PORT = 9440
+ISCSI_PORT = 3260
+CHAP_SECRET_LENGTHS = range(12, 17)
 
 
 class ClusterConnection(BaseModel):
@@ -30,6 +32,10 @@ class ClusterConnection(BaseModel):
     ca_file: Path | None = None
     verify_tls: bool = True
     prism_element_port: int = Field(default=PRISM_PORT, ge=1, le=65535)
+    iscsi_port: int = Field(default=ISCSI_PORT, ge=1, le=65535)
+    """Where a cluster's data services address serves iSCSI."""
+    chap_secret: SecretStr | None = None
+    """What our iSCSI initiators have to show; without it the cluster lets them in by name alone."""
     connect_timeout_s: float = Field(default=10.0, gt=0)
     read_timeout_s: float = Field(default=60.0, gt=0)
     operation_timeout_s: float = Field(default=900.0, gt=0)
@@ -58,6 +64,15 @@ class ClusterConnection(BaseModel):
         ):
             raise ValueError("give either username and password, or api_key")
         return self
+
+    @field_validator("chap_secret")
+    @classmethod
+    def _secret_of_the_length_that_initiators_take(
+        cls, secret: SecretStr | None
+    ) -> SecretStr | None:
+        if secret is not None and len(secret.get_secret_value()) not in CHAP_SECRET_LENGTHS:
+            raise ValueError("a CHAP secret has 12 to 16 characters")
+        return secret
 
     @property
     def identity(self) -> str:

@@ -20,7 +20,9 @@ NutanixError
 └── DiskError               an attached disk
     ├── DeviceNotFound      no device appeared for it in time (transient)
     ├── DeviceMismatch      the device there is not, or not surely, that disk
+    ├── DataServicesMissing the cluster serves no iSCSI: an address must be set there
     ├── TargetRefused       the iSCSI target does not let us in
+    ├── InitiatorFailed     this machine's open-iscsi does not do its part
     └── DiskIoError         reading or writing it failed (transient)
 
 No error carries a credential: messages are built from addresses, ids and the cluster's own words.
@@ -290,6 +292,30 @@ class TargetRefused(DiskError):
     def __init__(self, portal: str, target: str, reason: str) -> None:
         self.portal, self.target, self.reason = portal, target, reason
         super().__init__(f"The iSCSI target {target} at {portal} refused the login: {reason}.")
+
+
+class DataServicesMissing(DiskError):
+    """The cluster has no address for iSCSI, so its disks can only be attached to one of its VMs."""
+
+    def __init__(self, cluster: str) -> None:
+        self.cluster = cluster
+        super().__init__(
+            f"Cluster {cluster} has no data services address, so its disks cannot be reached over iSCSI. "
+            "Set its iSCSI data services IP in Prism, or use a worker with direct access."
+        )
+
+
+class InitiatorFailed(DiskError):
+    """open-iscsi on this machine could not do what was asked. `is_transient`: a login may time out."""
+
+    is_transient = True
+
+    def __init__(self, action: str, reason: str) -> None:
+        self.action, self.reason = action, reason
+        super().__init__(
+            f"This machine could not {action}: {reason}. "
+            'Look at open-iscsi here (`systemctl status iscsid`), or use a worker with access "iscsi".'
+        )
 
 
 class DiskIoError(DiskError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 
 from nutanix.api import Api
-from nutanix.errors import VmAmbiguous, VmNotFound
+from nutanix.errors import DataServicesMissing, VmAmbiguous, VmNotFound
 from nutanix.models.inventory import Category, Cluster, Host, StorageContainer, Subnet
 from nutanix.models.vms import Vm
 
@@ -41,6 +41,13 @@ class InventoryVerbs(Api):
         """The clusters that hold VMs; Prism Central's entry for itself is left out."""
         listed = self._list(Cluster, "clustermgmt", "config/clusters", purpose="list clusters")
         return [cluster for cluster in listed if not cluster.is_prism_central]
+
+    def data_services_address(self, cluster_id: str) -> str:
+        """Where a cluster serves volume groups over iSCSI; raises `DataServicesMissing`."""
+        found = next((each for each in self.clusters() if each.id == cluster_id), None)
+        if found is None or found.data_services_address is None:
+            raise DataServicesMissing(found.name if found else cluster_id)
+        return found.data_services_address
 
     def hosts(self) -> list[Host]:
         """Every host of every cluster."""

@@ -8,6 +8,7 @@ by unit number and size, and refused when in doubt.
 from __future__ import annotations
 
 import re
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,12 +17,12 @@ from types import TracebackType
 from typing import Self
 
 from nutanix.clock import Clock, SystemClock
+from nutanix.connection import ISCSI_PORT
 from nutanix.errors import DeviceMismatch, DiskError, DiskIoError, TargetRefused
 from nutanix.iscsi_pdu import lun_number
 from nutanix.iscsi_session import Command, IscsiSession, Login, ScsiError, discover
 from nutanix.models.volume_groups import VolumeDisk
 
-ISCSI_PORT = 3260
 IQN_PREFIX = "iqn.2010-06.com.nutanix:"
 TRANSFER_BYTES = 1 << 20
 """One SCSI command moves at most this much; longer reads and writes are several at a time."""
@@ -29,6 +30,7 @@ ZEROING_BYTES_MAX = 32 << 20
 ATTEMPTS_MAX = 4
 PASSING_MAX = 10
 """How often one command is sent again for news or a busy unit; the pauses add up to about six seconds."""
+REACH_TIMEOUT_S = 5.0
 BUSY_PAUSE_S = 0.02
 BUSY_PAUSE_S_MAX = 1.0
 _UUID = re.compile(r"[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}")
@@ -229,6 +231,14 @@ class IscsiDisk:
         if offset_bytes < 0 or offset_bytes + length_bytes > self.size_bytes:
             reason = f"the disk ends at {self.size_bytes}"
             raise DiskIoError(action, self.label, self.device, offset_bytes, reason)
+
+
+def reach_portal(host: str, port: int) -> None:
+    """Raise `TargetRefused` when nothing answers at a portal. Says nothing of who may log in."""
+    try:
+        socket.create_connection((host, port), timeout=REACH_TIMEOUT_S).close()
+    except OSError as error:
+        raise _unreachable(IscsiPortal(host, "", port), error) from error
 
 
 @contextmanager

@@ -23,6 +23,8 @@ from nutanix.models.wire import WireModel, typed
 GROUPS = "config/volume-groups"
 KIND = "volume group"
 DETACH_ROUNDS_MAX = 3
+TEMPORARY_TARGET = "ahvault"
+"""How the iSCSI target of a temporary volume group begins, so that a machine's sessions show it as ours."""
 
 
 class _SubListAttachment(WireModel):
@@ -56,6 +58,7 @@ class VolumeGroupVerbs(Api):
             usageType="TEMPORARY" if is_temporary else "USER",
             sharingStatus="NOT_SHARED",
             isHidden=is_temporary,
+            targetPrefix=TEMPORARY_TARGET if is_temporary else None,
             shouldLoadBalanceVmAttachments=False,
             disks=[disk.wire() for disk in disks],
         )
@@ -152,10 +155,11 @@ class VolumeGroupVerbs(Api):
         *,
         chap_secret: SecretStr | None = None,
         request_id: str | None = None,
-    ) -> str:
-        """Let an iSCSI initiator reach the volume group, and wait; the client's id, for the detach.
+    ) -> tuple[str, str]:
+        """Let an iSCSI initiator reach the volume group, and wait.
 
-        The first attach of an initiator makes the client. Attached already is a success. With
+        Returns the client's id, for the detach, and the name of the target without its prefix. The
+        first attach of an initiator makes the client. Attached already is a success. With
         `chap_secret` (12 to 16 characters) the target asks for it.
         """
         purpose = f"attach volume group {volume_group_id} to iSCSI initiator {initiator_name}"
@@ -182,7 +186,10 @@ class VolumeGroupVerbs(Api):
         client_id = self._client_of(attached, initiator_name)
         if client_id is None:
             raise AnswerUnusable(purpose, "its task succeeded, but the initiator is not attached")
-        return client_id
+        target_name = parse(VolumeGroup, attached.data, purpose).target_name
+        if target_name is None:
+            raise AnswerUnusable(purpose, "the volume group has no target name")
+        return client_id, target_name
 
     def detach_iscsi_client(
         self, volume_group_id: str, client_id: str, *, request_id: str | None = None
@@ -238,13 +245,14 @@ class VolumeGroupVerbs(Api):
             self.wait_for_operation(operation_id, purpose=purpose)
 
         try:
-            self._detach_all(volume_group_id)
+            self.detach_from_all(volume_group_id)
             self._change(lambda: self._get("volumes", GROUPS, volume_group_id, KIND), act)
         except NotFound as error:
             if error.object_id != volume_group_id:
                 raise
 
-    def _detach_all(self, volume_group_id: str) -> None:
+    def detach_from_all(self, volume_group_id: str) -> None:
+        """Detach a volume group from every VM and iSCSI client; `NotFound` when it is gone."""
         for _ in range(DETACH_ROUNDS_MAX):
             attachments = self.vm_attachments(volume_group_id)
             client_ids = self.volume_group(volume_group_id).iscsi_client_ids

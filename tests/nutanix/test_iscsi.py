@@ -293,8 +293,9 @@ def test_an_initiator_that_is_not_attached(group):
 
 def test_attach_and_detach_can_be_repeated(group):
     """Both are successes when it is already so; the client's id stays the same."""
-    client_id = group.client.attach_iscsi_client(group.id, IQN)
-    assert group.client.attach_iscsi_client(group.id, IQN) == client_id
+    client_id, target_name = group.client.attach_iscsi_client(group.id, IQN)
+    assert target_name == group.client.volume_group(group.id).target_name
+    assert group.client.attach_iscsi_client(group.id, IQN) == (client_id, target_name)
     group.client.detach_iscsi_client(group.id, client_id)
     group.client.detach_iscsi_client(group.id, client_id)
     assert group.client.volume_group(group.id).iscsi_client_ids == ()

@@ -114,7 +114,7 @@ def script(prism):
              prism.reply(group, headers=tag), prism.reply(group, headers=tag),
              prism.reply(held, headers=tag), prism.reply(held, headers=tag),
              prism.reply(group, headers=tag))  # fmt: skip
-    other = {"extId": "0006555e-0000-0000-185b-0000000000ff"}
+    other = {"extId": "0006555e-0000-0000-185b-0000000000ff", "targetName": "ahvault-t"}
     wired = {"$objectType": "volumes.v4.config.IscsiClientAttachment", "extId": CLIENT}
     prism.on("GET", f"volume-groups/{other['extId']}$", prism.reply(other, headers=tag),
              prism.reply({**other, "attachments": [{"attachment": wired}]}, headers=tag))  # fmt: skip
