@@ -101,7 +101,7 @@ def check_rights(client: AhvClient) -> Iterator[Finding]:
     for right, _ in lacking:
         yield Finding(
             "rights",
-            Level.PROBLEM,
+            Level.PROBLEM if right.is_vital else Level.WARNING,
             f"the account lacks '{right.operation}', needed for {right.needed_for}",
             f"Give its role the operation '{right.operation}'; Backup Admin plus viewing "
             "clusters and hosts covers all.",

@@ -23,6 +23,7 @@ from simulator.clock import parse_stamp, stamp
 from simulator.cluster import Cluster
 from simulator.documents import Document
 from simulator.errors import PreconditionError, RefusedError, SchemaError, UnauthorisedError
+from simulator.roles import ADMIN, require_right
 from simulator.settings import NEWEST_MINORS
 
 ADMIN_PATH = "/simulator/v1"
@@ -138,6 +139,7 @@ class Doors:
             claims=claims,
             urls=self._urls,
         )
+        require_right(self._cluster, str(claims.get("user", ADMIN)), route.handler.__name__)
         if route.is_reading:
             return self._rendered(route, call, route.handler(call))
         return self._write(request, route, call)
@@ -224,8 +226,11 @@ class Doors:
     def _authenticate(self, request: Request) -> Mapping[str, Any]:
         if self._side == "element":
             return self._token_claims(request)
-        if self._has_session(request) or self._has_key(request) or self._has_password(request):
-            return {}
+        user = self._session_user(request) or self._key_user(request)
+        if user is None and self._has_password(request):
+            user = ADMIN
+        if user is not None:
+            return {"user": user}
         raise UnauthorisedError("User name and password, API key or session are missing or wrong.")
 
     def _token_claims(self, request: Request) -> Mapping[str, Any]:
@@ -240,28 +245,30 @@ class Doors:
             raise UnauthorisedError("That session is not one for content.")
         return claims
 
-    def _has_session(self, request: Request) -> bool:
+    def _session_user(self, request: Request) -> str | None:
         token = request.cookies.get(_SESSION_COOKIE)
         if token is None:
-            return False
+            return None
         try:
             claims = tokens.verify(token, self._cluster.secret, self._cluster.clock.now_s())
         except UnauthorisedError:
-            return False
-        return claims.get("kind") == "session"
+            return None
+        return str(claims["user"]) if claims.get("kind") == "session" else None
 
     def _has_password(self, request: Request) -> bool:
         scheme, _space, value = request.headers.get("authorization", "").partition(" ")
         expected = base64.b64encode(f"{USERNAME}:{self._cluster.password}".encode()).decode()
         return scheme.lower() == "basic" and hmac.compare_digest(value.encode(), expected.encode())
 
-    def _has_key(self, request: Request) -> bool:
+    def _key_user(self, request: Request) -> str | None:
         value = request.headers.get("x-ntnx-api-key")
         if value is None:
-            return False
+            return None
         digest = hashlib.sha256(value.encode()).hexdigest()
-        keys = self._cluster.documents.all("api_key")
-        return any(k.private["digest"] == digest and self._is_valid(k.document) for k in keys)
+        for key in self._cluster.documents.all("api_key"):
+            if key.private["digest"] == digest and self._is_valid(key.document):
+                return str(key.private["user"])
+        return None
 
     def _is_valid(self, key: Document) -> bool:
         ends = key.get("expiryTime")
@@ -319,14 +326,15 @@ class Doors:
     def _with_headers(self, request: Request, response: Response) -> Response:
         headers = {**self._limiter.headers(), **response.headers}
         gives_cookie = self._side == "central" and self._cluster.settings.gives_cookies
-        if gives_cookie and response.status < 400 and not self._has_session(request):
-            headers["set-cookie"] = f"{self.session_cookie()}; Path=/; Secure; HttpOnly"
+        if gives_cookie and response.status < 400 and self._session_user(request) is None:
+            cookie = self.session_cookie(self._key_user(request) or ADMIN)
+            headers["set-cookie"] = f"{cookie}; Path=/; Secure; HttpOnly"
         return Response(response.status, response.body, headers)
 
-    def session_cookie(self) -> str:
+    def session_cookie(self, user: str = ADMIN) -> str:
         """A new session as `name=value`."""
         life_s = self._cluster.settings.cookie_life_s
-        claims = {"kind": "session", "exp": self._cluster.clock.now_s() + life_s}
+        claims = {"kind": "session", "user": user, "exp": self._cluster.clock.now_s() + life_s}
         return f"{_SESSION_COOKIE}={tokens.sign(claims, self._cluster.secret)}"
 
     def refuse(self, refusal: RefusedError, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""iam: users, API keys of service accounts, and the operations that roles are made of (nutanix-v4 §20)."""
+"""iam: users, API keys of service accounts, roles and the policies that give them (nutanix-v4 §20)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from simulator.clock import parse_stamp, stamp
 from simulator.cluster import entity_tag
 from simulator.documents import Document
 from simulator.errors import SchemaError
+from simulator.roles import operations, roles
 
 catalogue = Catalogue("iam", "iam.v4.authn")
 route = catalogue.route
@@ -17,27 +18,6 @@ route = catalogue.route
 USERS, USER = "/authn/users", "/authn/users/{user}"
 KEYS, KEY = f"{USER}/keys", f"{USER}/keys/{{key}}"
 _USER_TYPES = ("SERVICE_ACCOUNT", "LOCAL", "SAML", "LDAP", "EXTERNAL")
-# What a backup product calls, as the operation catalogue names such things.
-_OPERATIONS = [
-    "View_Recovery_Point",
-    "Create_Recovery_Point",
-    "Delete_Recovery_Point",
-    "Restore_Recovery_Point",
-    "Discover_Cluster",
-    "Compute_Changed_Regions",
-    "View_Volume_Group",
-    "Create_Volume_Group",
-    "Delete_Volume_Group",
-    "Attach_Volume_Group_To_VM",
-    "Detach_Volume_Group_From_VM",
-    "View_Virtual_Machine",
-    "Create_Virtual_Machine",
-    "Delete_Virtual_Machine",
-    "Power_On_Virtual_Machine",
-    "Power_Off_Virtual_Machine",
-    "View_Cluster",
-    "View_Host",
-]
 
 
 @route("GET", USERS)
@@ -127,18 +107,63 @@ def delete_user_key_by_id(call: Call) -> Answer:
     return Answer(status=204)
 
 
+# -- roles -----------------------------------------------------------------------------------------
+
+ROLES, POLICIES = "/authz/roles", "/authz/authorization-policies"
+
+
 @route("GET", "/authz/operations")
 def list_operations(call: Call) -> Answer:
-    kind = "iam.v4.authz.Operation"
-    rows: list[Document] = [{"$objectType": kind, "displayName": name} for name in _OPERATIONS]
-    return call.page(rows, filters=("displayName",), orders=("displayName",))
+    return call.page(operations(call.cluster), filters=("displayName",), orders=("displayName",))
 
 
-@route("GET", "/authz/roles")
+@route("GET", ROLES)
 def list_roles(call: Call) -> Answer:
-    kind = "iam.v4.authz.Role"
-    names = ("Super Admin", "Prism Admin", "Backup Admin")
-    rows: list[Document] = [
-        {"$objectType": kind, "displayName": n, "isSystemDefined": True} for n in names
-    ]
+    return call.page(roles(call.cluster), filters=("displayName",), orders=("displayName",))
+
+
+@route("POST", ROLES)
+def create_role(call: Call) -> Answer:
+    call.need("displayName", "operations")
+    known = {each["extId"] for each in operations(call.cluster)}
+    if unknown := set(call.body["operations"]) - known:
+        raise SchemaError(f"There is no operation {min(unknown)}.", "operations")
+    return _make(call, "role", "iam.v4.authz.Role", ("displayName", "description", "operations"))
+
+
+@route("DELETE", f"{ROLES}/{{role}}")
+def delete_role_by_id(call: Call) -> Answer:
+    call.cluster.require("role", call.params["role"], "iam")
+    call.cluster.documents.delete("role", call.params["role"])
+    return Answer(status=204)
+
+
+@route("GET", POLICIES)
+def list_authorization_policies(call: Call) -> Answer:
+    rows = [r.document for r in call.cluster.documents.all("authorization_policy")]
     return call.page(rows, filters=("displayName",), orders=("displayName",))
+
+
+@route("POST", POLICIES)
+def create_authorization_policy(call: Call) -> Answer:
+    """Give a role to the users that the identity filters name; on which entities is not looked at."""
+    call.need("displayName", "role", "identities", "entities")
+    if call.body["role"] not in {role["extId"] for role in roles(call.cluster)}:
+        raise SchemaError(f"There is no role {call.body['role']}.", "role")
+    fields = ("displayName", "description", "role", "identities", "entities")
+    return _make(call, "authorization_policy", "iam.v4.authz.AuthorizationPolicy", fields)
+
+
+@route("DELETE", f"{POLICIES}/{{policy}}")
+def delete_authorization_policy_by_id(call: Call) -> Answer:
+    call.cluster.require("authorization_policy", call.params["policy"], "iam")
+    call.cluster.documents.delete("authorization_policy", call.params["policy"])
+    return Answer(status=204)
+
+
+def _make(call: Call, kind: str, object_type: str, fields: tuple[str, ...]) -> Answer:
+    ext_id = call.cluster.new_id()
+    given = {name: call.body[name] for name in fields if call.body.get(name) is not None}
+    document = {"$objectType": object_type, **given, "extId": ext_id, "isSystemDefined": False}
+    call.cluster.documents.put(kind, ext_id, document)
+    return Answer(document, 201, tag=entity_tag(document))

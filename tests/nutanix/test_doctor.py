@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+import uuid
 from datetime import timedelta
 from email.utils import format_datetime
 
@@ -76,11 +78,72 @@ def test_every_missing_right_is_named(client, healthy):
 
 
 def test_rights_are_asked_for_nothing_that_exists(client, healthy):
-    """Every call that could change something is about an object that cannot exist."""
+    """Every call that could change something is about an object that cannot exist, in its path or its body."""
+    for method in ("POST", "DELETE"):
+        healthy.on(method, "", healthy.refusal(404))
     list(diagnose(client))
     changing = [each for each in healthy.requests if each.method in ("POST", "PUT", "DELETE")]
     assert len(changing) == sum(right.method != "GET" for right in RIGHTS)
-    assert all(NOBODY in each.url.path for each in changing)
+    assert all(NOBODY in f"{each.url.path} {each.content.decode()}" for each in changing)
+
+
+def test_what_a_probe_makes_against_all_reason_is_deleted(client, healthy):
+    """A cluster that creates out of nothing: the probe's object, known by its name, goes; nobody else's does."""
+    made = [{"extId": each, "rel": "volumes:config:volume-group"} for each in ("vg1", "vg2")]
+    healthy.on("POST", "volume-groups$", healthy.task({"entitiesAffected": made}))
+    healthy.on("GET", "tasks/", healthy.reply(
+        {"extId": "t", "status": "SUCCEEDED", "entitiesAffected": made}))  # fmt: skip
+    healthy.on("GET", "volume-groups/vg1$", healthy.reply(
+        {"extId": "vg1", "name": "ahvault-doctor-probe"}, headers={"ETag": "e"}))  # fmt: skip
+    healthy.on("GET", "volume-groups/vg2$", healthy.reply({"extId": "vg2", "name": "theirs"}))
+    list(diagnose(client))
+    paths = [each.url.path for each in healthy.sent("DELETE", "volume-groups/vg")]
+    assert [path.rpartition("/")[2] for path in paths] == ["vg1"]
+
+
+@pytest.mark.parametrize("right", [each for each in RIGHTS if each.operation != "View Task"])
+def test_a_role_without_one_operation_is_told_that_one(roles, connect, right):
+    """A service account whose role lacks one operation: that one is named and no other, and the cluster is as before."""
+    sim, key_without = roles
+    before = sim.story.describe()
+    key = key_without(right.operation.replace(" ", "_"))
+    with connect(sim, username=None, password=None, api_key=key) as client:
+        (finding,) = (each for each in complaints(client) if each.check == "rights")
+    assert f"lacks '{right.operation}', needed for {right.needed_for}" in finding.text
+    assert finding.level is (Level.PROBLEM if right.is_vital else Level.WARNING)
+    assert sim.story.describe() == before
+
+
+@pytest.fixture(scope="module")
+def roles():
+    """A simulator, and a function that makes a key of an account that may do all that backups need but one thing."""
+    with Simulator(size=0.05) as sim, httpx.Client(
+        base_url=f"{sim.pc_url}/api/iam/v4.0",
+        auth=(sim.username, sim.password),
+        verify=ssl.create_default_context(cafile=str(sim.ca_file)),
+    ) as iam:  # fmt: skip
+
+        def make(path, **spec):
+            answer = iam.post(path, json=spec, headers={"NTNX-Request-Id": str(uuid.uuid4())})
+            assert answer.status_code == 201, answer.text
+            return answer.json()["data"]
+
+        operations = iam.get("/authz/operations", params={"$limit": "100"}).json()["data"]
+
+        def key_without(missing):
+            held = [each["extId"] for each in operations if each["displayName"] != missing]
+            assert len(held) == len(operations) - 1
+            user = make("/authn/users", username=f"no-{missing}", userType="SERVICE_ACCOUNT")[
+                "extId"
+            ]
+            role = make("/authz/roles", displayName=f"no-{missing}", operations=held)["extId"]
+            who = [{"identityFilter": {"user": {"uuid": {"anyof": [user]}}}}]
+            make("/authz/authorization-policies", displayName="p", role=role, identities=who,
+                 entities=[{"entityFilter": {"*": {"*": {"eq": "*"}}}}])  # fmt: skip
+            key = make(f"/authn/users/{user}/keys", name="k", keyType="API_KEY")
+            return key["keyDetails"]["apiKey"]
+
+        yield sim, key_without
 
 
 def test_a_skewed_clock_is_told(client, healthy, clock):

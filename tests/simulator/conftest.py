@@ -51,6 +51,32 @@ class Api:
         self.pc.close()
         self.pe.close()
 
+    def service_account(self) -> tuple[str, str]:
+        """A new service account without any right: its id and a key."""
+        spec = {"username": f"t-{uuid.uuid4()}", "userType": "SERVICE_ACCOUNT"}
+        user = self.send("POST", "/iam/v4.0/authn/users", json=spec).json()["data"]["extId"]
+        body = {"name": "k", "keyType": "API_KEY"}
+        made = self.send("POST", f"/iam/v4.0/authn/users/{user}/keys", json=body).json()["data"]
+        return user, made["keyDetails"]["apiKey"]
+
+    def grant(self, user: str, role: str) -> None:
+        """Give a role, by its name, to a user, by its id."""
+        rows = self.get("/iam/v4.0/authz/roles", **{"$limit": "100"})
+        (ext_id,) = (row["extId"] for row in rows if row["displayName"] == role)
+        spec = {
+            "displayName": f"{user} is {role}",
+            "role": ext_id,
+            "identities": [{"identityFilter": {"user": {"uuid": {"anyof": [user]}}}}],
+            "entities": [{"entityFilter": {"*": {"*": {"eq": "*"}}}}],
+        }
+        answer = self.send("POST", "/iam/v4.0/authz/authorization-policies", json=spec)
+        assert answer.status_code == 201, answer.text
+
+    def as_key(self, key: str) -> httpx.Client:
+        """A client that logs in with a key."""
+        headers = {"X-ntnx-api-key": key}
+        return httpx.Client(base_url=self.simulator.pc_url, verify=self.tls, headers=headers)
+
     def send(self, method: str, path: str, **options: Any) -> httpx.Response:
         headers = {"NTNX-Request-Id": str(uuid.uuid4()), **options.pop("headers", {})}
         return self.pc.request(method, f"/api{path}", headers=headers, **options)

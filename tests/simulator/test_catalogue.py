@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -320,6 +321,7 @@ def test_an_api_key_opens_the_door_until_it_is_revoked(api: Any) -> None:
     made = api.send("POST", path, json={"name": "k", "keyType": "API_KEY"}).json()["data"]
     key = made["keyDetails"]["apiKey"]
     assert key not in api.send("GET", path).text
+    api.grant(path.split("/")[-2], "Prism Admin")
     with httpx.Client(
         base_url=api.simulator.pc_url, verify=api.tls, headers={"X-ntnx-api-key": key}
     ) as bare:
@@ -327,6 +329,38 @@ def test_an_api_key_opens_the_door_until_it_is_revoked(api: Any) -> None:
         api.send("POST", f"{path}/{made['extId']}/$actions/revoke")
         bare.cookies.clear()
         assert bare.get(f"/api{VMS}").status_code == 401
+
+
+def test_a_role_gives_what_it_holds_and_nothing_more(api: Any) -> None:
+    """Without a policy a service account may do nothing; Backup Admin may take recovery points but not list clusters; a role of one's own adds that (§20)."""
+    user, key = api.service_account()
+    with api.as_key(key) as account:
+
+        def status(method: str, path: str, **body: Any) -> int:
+            headers = {"NTNX-Request-Id": str(uuid.uuid4())}
+            code: int = account.request(method, f"/api{path}", headers=headers, **body).status_code
+            return code
+
+        clusters, vms = "/clustermgmt/v4.3/config/clusters", VMS
+        assert (status("GET", vms), status("GET", clusters)) == (403, 403)
+        api.grant(user, "Backup Admin")
+        assert (status("GET", vms), status("GET", clusters)) == (200, 403)
+        nothing = {"vmRecoveryPoints": [{"vmExtId": "00000000-0000-4000-8000-000000000000"}]}
+        points = "/dataprotection/v4.4/config/recovery-points"
+        assert status("POST", points, json=nothing) == 404
+        assert status("POST", f"{vms}/{api.vm('web01')['extId']}/$actions/clone", json={}) == 403
+        (view,) = (o for o in api.get("/iam/v4.0/authz/operations", **{"$limit": "100"})
+                   if o["displayName"] == "View_Cluster")  # fmt: skip
+        spec = {"displayName": "Viewer", "operations": [view["extId"]]}
+        assert api.send("POST", "/iam/v4.0/authz/roles", json=spec).status_code == 201
+        api.grant(user, "Viewer")
+        assert status("GET", clusters) == 200
+        # A session that the key's own answers opened has the key's rights, not the administrator's.
+        del account.headers["X-ntnx-api-key"]
+        assert (status("GET", clusters), status("GET", "/clustermgmt/v4.3/config/hosts")) == (
+            200,
+            403,
+        )
 
 
 def test_migration_moves_a_running_vm_and_places_a_stopped_one(api: Any) -> None:
