@@ -17,6 +17,7 @@ GENERATIONS = "gc/"
 TOMBS = "tomb/"
 HOLDS = "holds/"
 QUARANTINE = "quarantine/"
+LEDGER = "ledger/"
 FEATURES = "features/"
 KEYS = "keys/"
 
@@ -38,13 +39,27 @@ def pack_key(pack_id: bytes) -> str:
     return f"{PACKS}{name[:2]}/{name}"
 
 
+def pack_id_in(key: str) -> bytes | None:
+    """The id in a pack's name; None for a name that is no pack's."""
+    try:
+        pack_id = bytes.fromhex(key.rpartition("/")[2])
+    except ValueError:
+        return None
+    return pack_id if pack_key(pack_id) == key else None
+
+
 def segment_key(segment_id: uuid.UUID, sha256: str) -> str:
     """Name of an index segment; it carries the digest, as nothing else refers to it."""
     return f"{SEGMENTS}{segment_id.hex}-{sha256}.parquet"
 
 
-def segment_sha256(key: str) -> str:
-    """The digest in a segment's name; empty if the name is not one of ours."""
+def ledger_key(ledger_id: uuid.UUID, sha256: str) -> str:
+    """Name of one object of the verify ledger; it carries the digest, as a segment's does."""
+    return f"{LEDGER}{ledger_id.hex}-{sha256}.parquet"
+
+
+def digest_in_name(key: str) -> str:
+    """The digest in the name of a segment or a ledger object; empty if it is not one of ours."""
     return key.removesuffix(".parquet").partition("-")[2]
 
 

@@ -1,12 +1,12 @@
 """What restore points refer to: which packs, which places in them, and who is concerned by damage.
 
 Many restore points share disks that did not change; a disk state is looked at once, however many
-restore points have it. Memory: 4 bytes per pack and state, 8 bytes per distinct reference.
+restore points have it. Memory: 4 bytes per pack and state, 12 bytes per distinct reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -15,7 +15,15 @@ import numpy as np
 from repository.extents import Extent, ExtentKind
 from repository.findings import Concerned
 from repository.maps import WINDOW_CHUNKS, DiskMap
-from repository.places import PACK_ID_BYTES, Mask, Places, id_prefixes, is_zero
+from repository.places import (
+    PACK_ID_BYTES,
+    Mask,
+    Places,
+    id_prefixes,
+    in_packs,
+    is_zero,
+    pack_runs,
+)
 from repository.points import DiskRecord, RestorePoint
 
 Marks: TypeAlias = np.ndarray[Any, np.dtype[np.uint64]]
@@ -71,35 +79,44 @@ def data_places(disk_map: DiskMap) -> Iterator[tuple[int, Places]]:
 class References:
     """Everything that disk states refer to."""
 
-    def __init__(self, *, with_marks: bool) -> None:
+    def __init__(self, *, marked: Set[bytes] | None) -> None:
+        """`marked` are the packs whose references are kept one by one; None stands for all."""
         self._numbers: dict[bytes, int] = {}
         self._packs_of: list[tuple[DiskState, np.ndarray[Any, np.dtype[np.uint32]]]] = []
-        self._marks: list[Marks] = []
-        self._with_marks = with_marks
+        self._marks: Marks = np.empty(0, dtype=np.uint64)
+        self._pack_of_mark: np.ndarray[Any, np.dtype[np.uint32]] = np.empty(0, dtype=np.uint32)
+        self._marked = marked
 
     def add(self, state: DiskState, disk_map: DiskMap) -> None:
         """Gather what a state refers to; raises DamagedObject, having gathered nothing of it."""
         numbers: set[int] = set()
-        marks: list[Marks] = []
+        marks, packs_of_marks = [self._marks], [self._pack_of_mark]
         for _, places in data_places(disk_map):
             data = places[~is_zero(places)]
-            packs = {bytes(pack) for pack in data["pack"].tolist()}
-            numbers |= {self._numbers.setdefault(pack, len(self._numbers)) for pack in packs}
-            if self._with_marks:
-                marks.append(marks_of(data))
+            numbers |= {self._number(pack_id) for pack_id in pack_runs(data)[0]}
+            if self._marked is not None:
+                data = data[in_packs(data, self._marked)]
+            ids, counts = pack_runs(data)
+            marks.append(marks_of(data))
+            own_numbers = np.array([self._number(each) for each in ids], dtype=np.uint32)
+            packs_of_marks.append(np.repeat(own_numbers, counts))
         self._packs_of.append((state, np.array(sorted(numbers), dtype=np.uint32)))
-        if marks:
-            self._marks = [np.unique(np.concatenate([*self._marks, *marks]))]
+        self._marks, first = np.unique(np.concatenate(marks), return_index=True)
+        self._pack_of_mark = np.concatenate(packs_of_marks)[first]
+
+    def _number(self, pack_id: bytes) -> int:
+        return self._numbers.setdefault(pack_id, len(self._numbers))
 
     @property
     def pack_ids(self) -> list[bytes]:
         """All packs referred to."""
         return list(self._numbers)
 
-    @property
-    def marks(self) -> Marks:
-        """The marks of all references, sorted."""
-        return self._marks[0] if self._marks else np.empty(0, dtype=np.uint64)
+    def marks_in(self, packs: Set[bytes]) -> Marks:
+        """The marks of all references into these packs, sorted."""
+        numbers = [self._numbers[pack_id] for pack_id in packs if pack_id in self._numbers]
+        wanted = np.isin(self._pack_of_mark, np.array(numbers, dtype=np.uint32))
+        return np.asarray(self._marks[wanted])
 
     def states_with(self, pack_id: bytes) -> list[DiskState]:
         """The states that refer to a pack."""

@@ -19,6 +19,7 @@ from repository.findings import Finding, FindingKind
 from repository.generations import Generations
 from repository.layout import PACKS, SEGMENTS, pack_key
 from repository.locating import read_segments
+from repository.open_findings import concerned_as_data
 from repository.packs import (
     CHUNK_HEADER,
     CHUNK_MAGIC,
@@ -186,19 +187,11 @@ class Repairer:
             create_own(self._store, key, stored)
 
     def _quarantine(self, finding: Finding) -> None:
-        concerned = [
-            {
-                "point_id": part.point_id,
-                "disk_id": part.disk_id,
-                "ranges": [[extent.start_bytes, extent.end_bytes] for extent in part.extents],
-            }
-            for part in finding.concerned
-        ]
         facts = {
             "at": self._clock.now().isoformat(),
             "finding": finding.kind.value,
             "detail": finding.detail,
-            "concerned": concerned,
+            "concerned": concerned_as_data(finding.concerned),
         }
         quarantine(self._store, self._records, finding.key, facts)
 

@@ -15,6 +15,7 @@ from repository.codec import ChunkCodec
 from repository.collect import Collector, CollectProgress, CollectReport
 from repository.collect_plan import CollectSettings
 from repository.collect_plan import Tools as CollectTools
+from repository.coverage import covered_packs, measure_coverage
 from repository.description import Description, features_needed
 from repository.errors import (
     DiskNotFound,
@@ -27,20 +28,31 @@ from repository.errors import (
 )
 from repository.extents import Extent
 from repository.fetching import ChunkFetcher
-from repository.findings import VerifyLevel, VerifyProgress, VerifyReport
+from repository.findings import (
+    OpenFinding,
+    VerifyBudget,
+    VerifyCoverage,
+    VerifyLevel,
+    VerifyProgress,
+    VerifyReport,
+    damaged_points,
+)
 from repository.forget import ForgottenPoint, PointLife
 from repository.generations import Generations
 from repository.keyring import KeyRing, KeyWrap, Secret
 from repository.keys import RepositoryKeys, new_master_key
-from repository.layout import REPOSITORY_FILE
+from repository.layout import PACKS, REPOSITORY_FILE
 from repository.leases import Lease
+from repository.ledger import Ledger
 from repository.live import LiveRecords, ReportListing, SessionReports
 from repository.locating import ChunkLocator
 from repository.maps import open_disk_map
+from repository.open_findings import OpenFindings
 from repository.options import RepositoryOptions
 from repository.packs import ChunkOpener
 from repository.points import DiskRecord, PointListing, RestorePoint
 from repository.ports import DiskSource
+from repository.quarantine import quarantined_packs
 from repository.reader import DiskReader
 from repository.records import RecordCodec
 from repository.repair import Repairer, RepairReport, collection_under_way
@@ -52,7 +64,7 @@ from repository.store import Store
 from repository.stores import creates_exclusively, open_store
 from repository.units import Clock, SystemClock
 from repository.usage import ReferenceCache
-from repository.verify import Verifier
+from repository.verify import Verifier, VerifyTools
 
 
 class Repository:
@@ -77,6 +89,7 @@ class Repository:
         self.live = LiveRecords(store, self._records)
         self._life = PointLife(store, self._records, self._catalogue, self.live, clock)
         self._locator = ChunkLocator(store, self._records)
+        self._open_findings = OpenFindings(self.live)
 
     @classmethod
     def create(
@@ -265,10 +278,17 @@ class Repository:
         return self._life.holds(vm_id)
 
     def retention_facts(self, vm_id: str | None = None) -> list[PointFacts]:
-        """What retention needs to know of the restore points of one VM, or of all."""
+        """What retention needs to know of the restore points of one VM, or of all.
+
+        A point that an open finding concerns is damaged.
+        """
         holds = self._life.holds(vm_id)
+        damaged = damaged_points(each.finding for each in self.open_findings())
         points = self._catalogue.listing(vm_id).points
-        return [PointFacts.of(point, holds.get(point.id)) for point in points]
+        return [
+            PointFacts.of(point, holds.get(point.id), is_damaged=point.id in damaged)
+            for point in points
+        ]
 
     def collect(
         self,
@@ -357,19 +377,65 @@ class Repository:
     ) -> VerifyReport:
         """Check what is stored; with `points`, only what these restore points need.
 
-        Damage is reported, never raised. Raises Stopped, or the store's errors where the store
-        itself fails.
+        Damage is reported, never raised, and stays in every later report until a verification that
+        looks as deep sees it mended (H6). What was read is noted in the ledger. A store that takes
+        no writes is verified all the same; nothing is remembered then. Raises Stopped,
+        UnsupportedFormat, or the store's errors where the store itself fails.
         """
+        tools = self._verify_tools(on_progress, stop, remembers=True)
+        return Verifier(tools, level, points).run()
+
+    def verify_within(
+        self,
+        budget: VerifyBudget,
+        *,
+        on_progress: Callable[[VerifyProgress], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> VerifyReport:
+        """Check all records and maps, and of the packs those that are due, within the budget.
+
+        Called often enough, it proves everything every `budget.every_days`; `coverage` of the report
+        says whether it does. Can be stopped or killed anywhere: what was read is not read again.
+        Everything else is as for `verify`.
+        """
+        tools = self._verify_tools(on_progress, stop, remembers=True)
+        return Verifier(tools, budget.level, budget=budget).run()
+
+    def verify_coverage(self, budget: VerifyBudget | None = None) -> VerifyCoverage:
+        """How much of what is stored was proven within `budget.every_days`; reads no pack.
+
+        Costs a listing of the packs and the ledger. Raises the store's errors.
+        """
+        ledger = Ledger.load(self._store, self._records)
+        open_findings = [each.finding for each in self.open_findings()]
+        packs = covered_packs(self._store.list(PACKS), quarantined_packs(self._store))
+        now = self._clock.now()
+        return measure_coverage(packs, ledger, budget or VerifyBudget(), open_findings, now)
+
+    def open_findings(self) -> list[OpenFinding]:
+        """What verifications have found and none has seen mended, oldest first."""
+        return self._open_findings.all()
+
+    def _verify_tools(
+        self,
+        on_progress: Callable[[VerifyProgress], None] | None,
+        stop: threading.Event | None,
+        *,
+        remembers: bool,
+    ) -> VerifyTools:
+        _refuse_unless_able(self._store, "verify")
         self._locator.look_again()
-        verifier = Verifier(
-            self._store,
-            self._records,
-            self._catalogue,
-            self._locator,
-            on_progress=on_progress,
+        return VerifyTools(
+            store=self._store,
+            records=self._records,
+            catalogue=self._catalogue,
+            locator=self._locator,
+            open_findings=self._open_findings,
+            clock=self._clock,
             stop=stop or threading.Event(),
+            on_progress=on_progress,
+            remembers=remembers and not features_needed(self._store, "write"),
         )
-        return verifier.run(level, points)
 
     def repair(
         self,
@@ -388,7 +454,8 @@ class Repository:
         if collection_under_way(self._store, self._records):
             raise InvalidInput("repair", "a collection is under way; finish or cancel it first")
         stop = stop or threading.Event()
-        findings = self.verify(on_progress=on_progress, stop=stop).findings
+        tools = self._verify_tools(on_progress, stop, remembers=not dry_run)
+        findings = Verifier(tools, VerifyLevel.CONTENT).run().findings
         repairer = Repairer(
             self._store, self._records, self.options.pack_target_bytes, self._clock, stop
         )

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from repository.errors import DamagedObject
 from repository.keys import RepositoryKeys
-from repository.layout import segment_key, segment_sha256
+from repository.layout import digest_in_name, segment_key
 from repository.packs import StoredPack
 from repository.places import ID_BYTES, PACK_ID_BYTES, PLACE, Places, fixed_binary, void_column
 from repository.ports import Buffer
@@ -68,7 +68,7 @@ def encode_segment(
 def decode_segment(key: str, stored: bytes, keys: RepositoryKeys, sealer: Sealer) -> Segment:
     """Read a segment; raises DamagedObject or UnsupportedFormat."""
     digest = hashlib.sha256(stored).hexdigest()
-    if digest != segment_sha256(key):
+    if digest != digest_in_name(key):
         raise DamagedObject(key, "its bytes do not match the digest in its name")
     plain = sealer.open_object(key.replace(digest, ""), stored)
     table, description = open_table(key, "segment", pa.BufferReader(plain), _SCHEMA)

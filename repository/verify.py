@@ -4,34 +4,35 @@ Goes from the restore points down: records, then the maps of their disks, then t
 maps name, then every chunk in them. Damage becomes a finding and never stops the rest. For each
 finding the maps concerned are read once more, to say which restore points and byte ranges it
 touches; at the deepest level only chunks that really fail to open count.
+
+What was looked at goes into the ledger (`ledger.py`), what was found stays open until it is seen
+mended (`open_findings.py`). With a budget only packs that are due are read, those first that were
+not looked at for longest.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
-
 from repository.catalogue import Catalogue
-from repository.codec import ChunkCodec
-from repository.concurrency import run_in_order
+from repository.coverage import covered_packs, due_packs, measure_coverage
 from repository.description import Description
 from repository.errors import (
     DamagedObject,
     ObjectNotFound,
-    RepositoryError,
     Stopped,
+    StoreError,
     UnsupportedFormat,
 )
 from repository.findings import (
     Concerned,
     Finding,
     FindingKind,
+    VerifyBudget,
     VerifyLevel,
     VerifyProgress,
     VerifyReport,
@@ -42,6 +43,7 @@ from repository.layout import (
     GENERATIONS,
     HOLDS,
     KEYS,
+    LEDGER,
     LIVE,
     PACKS,
     POINTS,
@@ -50,28 +52,24 @@ from repository.layout import (
     REPOSITORY_FILE,
     SEGMENTS,
     TOMBS,
+    pack_id_in,
     pack_key,
     point_id_of,
 )
+from repository.ledger import Ledger, check_ledger_object
 from repository.locating import ChunkLocator
-from repository.maps import DiskMap, open_disk_map
-from repository.packs import ChunkOpener, places_of, read_pack_table
-from repository.places import Mask, Places
+from repository.open_findings import OpenFindings, Settled
 from repository.points import RestorePoint
 from repository.quarantine import object_id, quarantined, quarantined_packs
 from repository.records import RecordCodec
-from repository.references import (
-    DiskState,
-    Marks,
-    References,
-    disk_states,
-    marks_of,
-    matching_extents,
-)
+from repository.references import DiskState, Marks, References, disk_states
 from repository.segments import decode_segment
 from repository.store import ObjectInfo, Store
+from repository.units import Clock
+from repository.verify_packs import BAD, PackReading, PackVerifier, finding_of
 
-_PACKS_AT_ONCE = 3
+_LOG = logging.getLogger(__name__)
+
 _SIDE_RECORDS = (
     (REPORTS, "report"),
     (LIVE, "live"),
@@ -79,69 +77,77 @@ _SIDE_RECORDS = (
     (HOLDS, "hold"),
     (QUARANTINE, "quarantine"),
 )
-_NO_MARKS: Marks = np.empty(0, dtype=np.uint64)
-_BAD = (DamagedObject, ObjectNotFound, UnsupportedFormat)
-"""What reading raises when an object is bad; anything else is the store's trouble and ends the run."""
+_READINGS_PER_ENTRY = 1024
+"""A verification that is killed has to read again at most so many packs."""
 
 
 @dataclass(frozen=True, slots=True)
-class _PackCheck:
-    """What reading one pack showed."""
+class VerifyTools:
+    """What a verification works with."""
 
-    marks: Marks
-    chunk_count: int
-    size_bytes: int
-    finding: Finding | None
+    store: Store
+    records: RecordCodec
+    catalogue: Catalogue
+    locator: ChunkLocator
+    open_findings: OpenFindings
+    clock: Clock
+    stop: threading.Event
+    on_progress: Callable[[VerifyProgress], None] | None
+    remembers: bool
+    """Whether ledger and open findings are written; False writes nothing at all."""
 
 
 class Verifier:
-    """One verification run."""
+    """One verification run, of everything or of chosen restore points."""
 
     def __init__(
         self,
-        store: Store,
-        records: RecordCodec,
-        catalogue: Catalogue,
-        locator: ChunkLocator,
-        *,
-        on_progress: Callable[[VerifyProgress], None] | None,
-        stop: threading.Event,
+        tools: VerifyTools,
+        level: VerifyLevel,
+        chosen: Sequence[RestorePoint] | None = None,
+        budget: VerifyBudget | None = None,
     ) -> None:
-        self._store = store
-        self._records = records
-        self._catalogue = catalogue
-        self._locator = locator
-        self._on_progress = on_progress
-        self._stop = stop
-        self._opener = ChunkOpener(records.keys, records.sealer, ChunkCodec(level=1))
+        self._tools = tools
+        self._store = tools.store
+        self._records = tools.records
+        self._level = level
+        self._chosen = chosen
+        self._budget = budget
+        self._packs = PackVerifier(tools.store, tools.records, tools.locator, level, tools.stop)
         self._findings: dict[tuple[str, FindingKind], Finding] = {}
-        self._objects_checked = 0
+        self._looked_at: set[str] = set()
+        self._listed: dict[str, ObjectInfo] = {}
         self._pack_sizes_bytes: dict[bytes, int] = {}
+        self._readings: list[PackReading] = []
+        self._read: set[bytes] = set()
+        self._packs_checked = 0
+        self._quarantined: frozenset[bytes] = frozenset()
+        self._ledger = Ledger(tools.store, tools.records)
 
-    def run(self, level: VerifyLevel, chosen: Sequence[RestorePoint] | None) -> VerifyReport:
-        """Check to this level what the chosen restore points need, or everything there is."""
-        points = self._check_points(chosen)
-        self._check_segments(report=chosen is None)
-        if chosen is None:
+    def run(self) -> VerifyReport:
+        """Look, remember, and report. Raises Stopped, or the store's errors."""
+        started_s = self._tools.clock.monotonic_s()
+        points = self._check_points()
+        self._check_segments()
+        if self._chosen is None:
             self._check_side_records()
-        references = References(with_marks=level >= VerifyLevel.CONTENT)
+        self._ledger = Ledger.load(self._store, self._records)
+        self._quarantined = quarantined_packs(self._store)
+        if self._level >= VerifyLevel.PRESENCE:
+            self._listed = {info.key: info for info in self._store.list(PACKS)}
+        due = self._due_packs()
+        references = References(marked=self._packs_to_mark(due))
         states = disk_states(points)
         for state in states:
             self._check_map(state, references)
-        packs: list[ObjectInfo] = []
-        if level >= VerifyLevel.PRESENCE:
-            packs = self._check_presence(references, all_packs=chosen is None)
-        checks = self._check_packs(packs, references, level) if level >= VerifyLevel.STORED else []
-        return VerifyReport(
-            level=level,
-            findings=tuple(self._findings.values()),
-            points_checked=len(points),
-            disks_checked=len(states),
-            objects_checked=self._objects_checked,
-            packs_checked=len(packs),
-            chunks_checked=sum(check.chunk_count for check in checks),
-            bytes_checked=sum(check.size_bytes for check in checks),
-        )
+        if self._level >= VerifyLevel.PRESENCE:
+            self._check_presence(references)
+            packs = self._packs_to_read(references) if due is None else due
+            self._packs_checked = len(packs)
+            if self._level >= VerifyLevel.STORED:
+                self._read_packs(packs, references, started_s)
+        settled = self._remember(references)
+        return self._report(len(points), len(states), settled)
 
     def _add(self, finding: Finding) -> None:
         """Keep the finding; several of one kind on one object become one."""
@@ -152,28 +158,29 @@ class Verifier:
         self._findings[finding.key, finding.kind] = finding
 
     def _check_stop(self) -> None:
-        if self._stop.is_set():
+        if self._tools.stop.is_set():
             raise Stopped("the verification")
 
-    def _check_points(self, chosen: Sequence[RestorePoint] | None) -> list[RestorePoint]:
+    def _check_points(self) -> list[RestorePoint]:
         """The restore points whose records read back; findings for those that do not."""
-        if chosen is None:
+        if self._chosen is None:
             keys = [info.key for info in self._store.list(POINTS)]
         else:
-            keys = [point.key for point in chosen]
+            keys = [point.key for point in self._chosen]
         points = []
         for key in keys:
             self._check_stop()
-            self._objects_checked += 1
+            self._looked_at.add(key)
             try:
-                points.append(self._catalogue.read_anew(key))
-            except _BAD as error:
-                vm_name = next((point.vm_name for point in chosen or () if point.key == key), "")
+                points.append(self._tools.catalogue.read_anew(key))
+            except BAD as error:
+                chosen = self._chosen or ()
+                vm_name = next((point.vm_name for point in chosen if point.key == key), "")
                 concerned = (Concerned(point_id_of(key), vm_name),)
-                self._add(_finding(key, error, concerned))
+                self._add(finding_of(key, error, concerned))
         return points
 
-    def _check_segments(self, *, report: bool) -> None:
+    def _check_segments(self) -> None:
         """Learn the packs' sizes; a bad segment costs no restore point anything."""
         bad = quarantined(self._store)
         for info in self._store.list(SEGMENTS):
@@ -183,16 +190,17 @@ class Verifier:
             try:
                 stored = self._store.get(info.key)
                 segment = decode_segment(info.key, stored, self._records.keys, self._records.sealer)
-            except _BAD as error:
-                if report:
-                    self._add(_finding(info.key, error))
+            except BAD as error:
+                if self._chosen is None:
+                    self._add(finding_of(info.key, error))
                 continue
             finally:
-                self._objects_checked += report
+                if self._chosen is None:
+                    self._looked_at.add(info.key)
             self._pack_sizes_bytes.update(segment.pack_sizes_bytes)
 
     def _check_side_records(self) -> None:
-        """`repo.json`, key wraps, reports and live records."""
+        """`repo.json`, key wraps, reports, live records, marks, generations and the ledger."""
         self._check_object(REPOSITORY_FILE, partial(Description.decode, self._store.url))
         for info in self._store.list(KEYS):
             self._check_object(info.key, partial(read_wrap, info.key))
@@ -203,200 +211,223 @@ class Verifier:
         for info in self._store.list(GENERATIONS):
             if info.key.endswith(".json"):
                 self._check_object(info.key, partial(generations.check, info.key))
+        for info in self._store.list(LEDGER):
+            decode = partial(check_ledger_object, info.key, records=self._records)
+            self._check_object(info.key, decode)
 
     def _check_object(self, key: str, decode: Callable[[bytes], object]) -> None:
         self._check_stop()
-        self._objects_checked += 1
+        self._looked_at.add(key)
         try:
             decode(self._store.get(key))
         except ObjectNotFound:
             return  # a live record, deleted since it was listed
-        except _BAD as error:
-            self._add(_finding(key, error))
+        except BAD as error:
+            self._add(finding_of(key, error))
 
     def _check_map(self, state: DiskState, references: References) -> None:
         """Read the whole map of a disk state and gather what it refers to."""
         self._check_stop()
-        self._objects_checked += len(state.record.maps)
+        self._looked_at |= {ref.key for ref in state.record.maps}
         try:
-            references.add(state, self._open_map(state))
-        except _BAD as error:
-            self._add(_finding(_key_of(error), error, state.concerned()))
-
-    def _open_map(self, state: DiskState) -> DiskMap:
-        keys, sealer = self._records.keys, self._records.sealer
-        return open_disk_map(self._store, state.record, keys, sealer, self._locator.relocate)
-
-    def _check_presence(self, references: References, *, all_packs: bool) -> list[ObjectInfo]:
-        """The packs to read further, after comparing the listing with what is needed."""
-        needed = {pack_key(pack_id): pack_id for pack_id in references.pack_ids}
-        # What is under quarantine and needed by nobody is no news.
-        left_out = {pack_key(each) for each in quarantined_packs(self._store)} - needed.keys()
-        listed = {info.key: info for info in self._store.list(PACKS) if info.key not in left_out}
-        for key, pack_id in needed.items():
-            if key not in listed:
-                concerned = self._concerned_by_pack(references, pack_id)
-                self._add(Finding(key, FindingKind.MISSING, "there is no such object", concerned))
-        for pack_id, size_bytes in self._pack_sizes_bytes.items():
-            info = listed.get(pack_key(pack_id))
-            if info and info.size_bytes != size_bytes and (all_packs or info.key in needed):
-                detail = f"it has {info.size_bytes} bytes instead of {size_bytes}"
-                concerned = self._concerned_by_pack(references, pack_id)
-                self._add(Finding(info.key, FindingKind.WRONG_SIZE, detail, concerned))
-        if all_packs:
-            return list(listed.values())
-        return [listed[key] for key in needed if key in listed]
-
-    def _check_packs(
-        self, packs: Sequence[ObjectInfo], references: References, level: VerifyLevel
-    ) -> list[_PackCheck]:
-        """Read every pack; at the deepest level, account for every reference."""
-        bytes_total = sum(info.size_bytes for info in packs)
-        bytes_done = 0
-        checks: list[_PackCheck] = []
-        with ThreadPoolExecutor(_PACKS_AT_ONCE, "ahvault-verify") as pool:
-            work = run_in_order(
-                pool, lambda info: self._check_pack(info, level), packs, 2 * _PACKS_AT_ONCE
-            )
-            with closing(work) as results:
-                for info, check in results:
-                    checks.append(check)
-                    bytes_done += info.size_bytes
-                    if check.finding:
-                        self._add_pack_finding(check.finding, references, level)
-                    if self._on_progress:
-                        self._on_progress(
-                            VerifyProgress(len(checks), len(packs), bytes_done, bytes_total)
-                        )
-        if level >= VerifyLevel.CONTENT:
-            self._account(references, checks)
-        return checks
-
-    def _check_pack(self, info: ObjectInfo, level: VerifyLevel) -> _PackCheck:
-        """Read one pack; runs in the pool's threads."""
-        self._check_stop()
-        try:
-            pack_id = _pack_id(info.key)
-            data = self._store.get(info.key)
-            entries = read_pack_table(data, pack_id, self._records.keys)
-            if level < VerifyLevel.CONTENT:
-                return _PackCheck(_NO_MARKS, 0, len(data), None)
-            opener = self._opener.for_pack(pack_id)
-            for entry in entries:
-                end_bytes = entry.offset_bytes + entry.length_bytes
-                opener.open(entry.chunk_id, memoryview(data)[entry.offset_bytes : end_bytes])
-            marks = marks_of(places_of(pack_id, entries))
-            return _PackCheck(marks, len(entries), len(data), None)
-        except _BAD as error:
-            return _PackCheck(_NO_MARKS, 0, info.size_bytes, _finding(info.key, error))
-
-    def _add_pack_finding(
-        self, finding: Finding, references: References, level: VerifyLevel
-    ) -> None:
-        """Say whom a bad pack concerns: its chunks, or at the deepest level those that fail."""
-        try:
-            pack_id = _pack_id(finding.key)
-        except DamagedObject:
-            self._add(finding)
-            return
-        if level >= VerifyLevel.CONTENT:
-            failing = self._concerned_by_pack(references, pack_id, only_failing=True)
-            if failing:
-                self._add(replace(finding, concerned=failing))
+            references.add(state, self._packs.open_map(state.record))
+        except BAD as error:
+            if isinstance(error, ObjectNotFound) and self._has_been_swept(state):
                 return
-            detail = f"{finding.detail}; every chunk that a restore point needs still reads"
-            finding = replace(finding, detail=detail)
-        concerned = self._concerned_by_pack(references, pack_id)
-        self._add(replace(finding, concerned=concerned))
+            self._add(finding_of(_key_of(error), error, state.concerned()))
 
-    def _concerned_by_pack(
-        self, references: References, pack_id: bytes, *, only_failing: bool = False
-    ) -> tuple[Concerned, ...]:
-        wanted = np.void(pack_id)
-        tested: dict[tuple[bytes, int, int], bool] = {}
+    def _has_been_swept(self, state: DiskState) -> bool:
+        """Whether collection has deleted all restore points of the state since they were listed."""
+        return all(self._store.stat(point.key) is None for point in state.points)
 
-        def matches(places: Places) -> Mask:
-            hits = np.asarray(places["pack"] == wanted)
-            if only_failing:
-                for row in np.flatnonzero(hits):
-                    hits[row] = self._fails(pack_id, places[row], tested)
-            return hits
+    def _due_packs(self) -> list[ObjectInfo] | None:
+        """What a verification with a budget reads; None for one without."""
+        if self._budget is None:
+            return None
+        packs = self._covered_packs()
+        now = self._tools.clock.now()
+        self._ledger.see(packs, now)
+        return due_packs(packs, self._ledger, self._budget, now)
 
-        return self._concerned(references.states_with(pack_id), matches)
+    def _covered_packs(self) -> dict[bytes, ObjectInfo]:
+        return covered_packs(self._listed.values(), self._quarantined)
 
-    def _fails(
-        self, pack_id: bytes, place: np.void, tested: dict[tuple[bytes, int, int], bool]
-    ) -> bool:
-        """Whether one chunk, read alone, does not open."""
-        identity = (place["id"].tobytes(), int(place["offset"]), int(place["length"]))
-        if identity not in tested:
-            try:
-                stored = self._store.get_range(pack_key(pack_id), identity[1], identity[2])
-                self._opener.for_pack(pack_id).open(identity[0], memoryview(stored))
-                tested[identity] = False
-            except _BAD:
-                tested[identity] = True
-        return tested[identity]
+    def _packs_to_mark(self, due: list[ObjectInfo] | None) -> frozenset[bytes] | None:
+        """The packs whose references have to be accounted for one by one; None for all."""
+        if self._level < VerifyLevel.CONTENT:
+            return frozenset()
+        return (
+            None if due is None else frozenset(filter(None, (pack_id_in(info.key) for info in due)))
+        )
 
-    def _concerned(
-        self, states: Sequence[DiskState], matches: Callable[[Places], Mask]
-    ) -> tuple[Concerned, ...]:
-        concerned: list[Concerned] = []
-        for state in states:
-            extents = matching_extents(self._open_map(state), matches)
-            if extents:
-                concerned += state.concerned(extents)
-        return tuple(concerned)
+    def _check_presence(self, references: References) -> None:
+        """Compare the listing with what is needed."""
+        needed = {pack_key(pack_id): pack_id for pack_id in references.pack_ids}
+        for key in needed:
+            if key not in self._listed:
+                detail, level = "there is no such object", VerifyLevel.PRESENCE
+                found = Finding(key, FindingKind.MISSING, detail, level=level)
+                self._add_pack_finding(found, references)
+        for pack_id, size_bytes in self._pack_sizes_bytes.items():
+            info = self._listed.get(pack_key(pack_id))
+            if info is None or info.size_bytes == size_bytes:
+                continue
+            is_news = self._chosen is None and pack_id not in self._quarantined
+            if info.key in needed or is_news:
+                detail = f"it has {info.size_bytes} bytes instead of {size_bytes}"
+                concerned = self._packs.concerned_by(references, pack_id)
+                kind, level = FindingKind.WRONG_SIZE, VerifyLevel.PRESENCE
+                self._add(Finding(info.key, kind, detail, concerned, level))
 
-    def _account(self, references: References, checks: Sequence[_PackCheck]) -> None:
-        """Every reference must lead to a chunk that was opened, or to a pack already found bad."""
-        found = np.unique(np.concatenate([_NO_MARKS, *(check.marks for check in checks)]))
-        unmet = np.setdiff1d(references.marks, found, assume_unique=True)
-        if not len(unmet):
+    def _packs_to_read(self, references: References) -> list[ObjectInfo]:
+        """All packs, or those of the chosen points; what is bad and needed by nobody is no news."""
+        needed = {pack_key(pack_id) for pack_id in references.pack_ids}
+        if self._chosen is not None:
+            return [self._listed[key] for key in sorted(needed) if key in self._listed]
+        left_out = {pack_key(each) for each in self._quarantined} - needed
+        return [info for key, info in self._listed.items() if key not in left_out]
+
+    def _read_packs(
+        self, packs: Sequence[ObjectInfo], references: References, started_s: float
+    ) -> None:
+        """Read the packs while there is time; at the deepest level, account for every reference."""
+        bytes_total, bytes_done = sum(info.size_bytes for info in packs), 0
+
+        def take(info: ObjectInfo, reading: PackReading) -> None:
+            nonlocal bytes_done
+            bytes_done += info.size_bytes
+            self._take(info, reading, references)
+            if self._tools.on_progress:
+                done = len(self._readings)
+                progress = VerifyProgress(done, len(packs), bytes_done, bytes_total)
+                self._tools.on_progress(progress)
+            self._check_stop()  # all that is left may have been read ahead already
+
+        try:
+            self._packs.read_all(self._while_time(packs, started_s), take)
+        except BaseException:
+            # What was read until here need not be read again, and what was found stays found.
+            self._write_ledger()
+            self._settle(lambda _finding: False)
+            raise
+        self._packs_checked = len(self._readings)
+        if self._level >= VerifyLevel.CONTENT:
+            keys = (key for key, _ in self._findings if _is_pack(key))
+            reported = frozenset(filter(None, map(pack_id_in, keys)))
+            found: list[Marks] = [reading.marks for reading in self._readings]
+            for finding in self._packs.unmet(references, found, self._read, reported):
+                self._add(finding)
+
+    def _while_time(self, packs: Sequence[ObjectInfo], started_s: float) -> Iterator[ObjectInfo]:
+        limit_s = self._budget.max_duration_s if self._budget else None
+        for number, info in enumerate(packs):
+            late = limit_s is not None and self._tools.clock.monotonic_s() - started_s >= limit_s
+            if number and late:
+                return
+            yield info
+
+    def _take(self, info: ObjectInfo, reading: PackReading, references: References) -> None:
+        """Keep what one pack showed."""
+        self._readings.append(reading)
+        self._looked_at.add(info.key)
+        if reading.pack_id is not None:
+            self._read.add(reading.pack_id)
+            self._ledger.note(
+                reading.pack_id,
+                self._level,
+                self._tools.clock.now(),
+                is_sound=reading.finding is None,
+            )
+        if reading.finding:
+            self._add_pack_finding(reading.finding, references)
+        if len(self._readings) % _READINGS_PER_ENTRY == 0:
+            self._write_ledger()
+
+    def _add_pack_finding(self, finding: Finding, references: References) -> None:
+        found = self._packs.with_concerned(finding, references)
+        if found is not None:
+            self._add(found)
+
+    def _write_ledger(self, listed: frozenset[bytes] | None = None) -> None:
+        """The ledger is advice: a store that does not take it costs reading again, not the run."""
+        if not self._tools.remembers:
             return
-        reported = {_pack_id(key) for key, _ in self._findings if key.startswith(PACKS)}
-        for state in references.states:
-            self._account_state(state, unmet, reported)
+        try:
+            self._ledger.write(listed)
+        except StoreError as error:
+            _LOG.warning("the verify ledger was not written: %s", error)
 
-    def _account_state(self, state: DiskState, unmet: Marks, reported: set[bytes]) -> None:
-        lost: set[bytes] = set()
+    def _remember(self, references: References) -> Settled:
+        """Write what was seen and found; returns what is open besides the findings of this run."""
+        is_whole = self._chosen is None
+        knows_all = is_whole and self._level >= VerifyLevel.PRESENCE
+        listed = frozenset(filter(None, map(pack_id_in, self._listed)))
+        self._write_ledger(listed if knows_all else None)
+        needed = {pack_key(pack_id) for pack_id in references.pack_ids}
+        settled = self._settle(partial(self._is_in_sight, needed))
+        has_read_all = is_whole and self._budget is None and self._level >= VerifyLevel.CONTENT
+        if has_read_all and self._tools.remembers:
+            self._tools.open_findings.remove_unreadable()
+        return settled
 
-        def matches(places: Places) -> Mask:
-            hits = np.isin(marks_of(places), unmet)
-            for row in np.flatnonzero(hits):
-                pack_id = places["pack"][row].tobytes()
-                hits[row] = pack_id not in reported
-                if hits[row]:
-                    lost.add(pack_id)
-            return np.asarray(hits)
+    def _settle(self, is_in_sight: Callable[[Finding], bool]) -> Settled:
+        """Keep the findings open; they are reported all the same if the store does not take them."""
+        found = list(self._findings.values())
+        book = self._tools.open_findings
+        if self._tools.remembers:
+            try:
+                return book.settle(found, is_in_sight, self._tools.clock.now())
+            except StoreError as error:
+                _LOG.warning("the findings could not be kept open: %s", error)
+        return Settled(book.besides(found), ())
 
-        extents = matching_extents(self._open_map(state), matches)
-        for pack_id in lost:
-            detail = "it does not hold a chunk where the disk map says"
-            concerned = tuple(state.concerned(extents))
-            self._add(Finding(pack_key(pack_id), FindingKind.WRONG_CONTENT, detail, concerned))
+    def _is_in_sight(self, needed: set[str], finding: Finding) -> bool:
+        """Whether this run would have found it again, so that it must be mended."""
+        if finding.level > self._level:
+            return self._is_gone(needed, finding)
+        if not _is_pack(finding.key):
+            return finding.key in self._looked_at or self._chosen is None
+        if finding.key in self._looked_at:
+            return True
+        if finding.level <= VerifyLevel.PRESENCE and finding.key in self._listed:
+            return self._chosen is None or finding.key in needed
+        return self._is_gone(needed, finding)
+
+    def _is_gone(self, needed: set[str], finding: Finding) -> bool:
+        """Whether nothing needs the pack any more, and it is deleted or under quarantine."""
+        if not _is_pack(finding.key) or self._chosen is not None or finding.key in needed:
+            return False
+        if self._level < VerifyLevel.PRESENCE:
+            return False
+        pack_id = pack_id_in(finding.key)
+        return finding.key not in self._listed or pack_id in self._quarantined
+
+    def _report(self, point_count: int, disk_count: int, settled: Settled) -> VerifyReport:
+        report = VerifyReport(
+            level=self._level,
+            findings=tuple(self._findings.values()),
+            points_checked=point_count,
+            disks_checked=disk_count,
+            objects_checked=sum(not _is_pack(key) for key in self._looked_at),
+            packs_checked=self._packs_checked,
+            chunks_checked=sum(reading.chunk_count for reading in self._readings),
+            bytes_checked=sum(reading.size_bytes for reading in self._readings),
+            still_open=settled.still_open,
+            mended=settled.mended,
+        )
+        if self._budget is None:
+            return report
+        open_now = [*report.findings, *(each.finding for each in report.still_open)]
+        now = self._tools.clock.now()
+        coverage = measure_coverage(
+            self._covered_packs(), self._ledger, self._budget, open_now, now
+        )
+        return replace(report, coverage=coverage)
 
 
-def _finding(key: str, error: RepositoryError, concerned: Sequence[Concerned] = ()) -> Finding:
-    kinds = {
-        ObjectNotFound: FindingKind.MISSING,
-        UnsupportedFormat: FindingKind.UNREADABLE,
-        DamagedObject: FindingKind.DAMAGED,
-    }
-    detail = error.detail if isinstance(error, DamagedObject | ObjectNotFound) else str(error)
-    return Finding(key, kinds[type(error)], detail, tuple(concerned))
+def _is_pack(key: str) -> bool:
+    return key.startswith(PACKS)
 
 
 def _key_of(error: DamagedObject | ObjectNotFound | UnsupportedFormat) -> str:
     return error.url if isinstance(error, UnsupportedFormat) else error.key
-
-
-def _pack_id(key: str) -> bytes:
-    """The id in a pack's name; raises DamagedObject for a name that is not one of ours."""
-    try:
-        pack_id = bytes.fromhex(key.rpartition("/")[2])
-    except ValueError as error:
-        raise DamagedObject(key, "its name is not a pack's") from error
-    if pack_key(pack_id) != key:
-        raise DamagedObject(key, "its name is not a pack's")
-    return pack_id

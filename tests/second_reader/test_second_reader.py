@@ -72,10 +72,11 @@ def test_the_page_suffices_to_restore(
 
 @pytest.mark.parametrize(("name", "_second", "secret"), GOLDEN)
 def test_this_version_reads_what_the_first_wrote(
-    name: str, _second: dict[str, Any], secret: Secret | None
+    name: str, _second: dict[str, Any], secret: Secret | None, tmp_path: Path
 ) -> None:
     """Our own reader restores the golden repositories bit-exact, and verification finds no fault."""
-    with Repository.open(str(DATA / name), secret=secret) as repository:
+    shutil.copytree(DATA / name, tmp_path / name)
+    with Repository.open(str(tmp_path / name), secret=secret) as repository:
         listing = repository.points()
         restored = {}
         for point in listing.points:
