@@ -101,6 +101,9 @@ def point_as_data(point: RestorePoint) -> dict[str, Any]:
         "provisioned_bytes": point.provisioned_bytes,
         "read_bytes": point.read_bytes,
         "stored_bytes": point.stored_bytes,
+        "consistency_wanted": point.source.get("consistency_wanted"),
+        "lacks": point.source.get("lacks", []),
+        "volume_groups": [each["name"] for each in point.source.get("volume_groups", [])],
         "copied_from": point.copied_from.model_dump() if point.copied_from else None,
         "disks": [_disk_as_data(disk) for disk in point.disks],
     }
@@ -128,6 +131,8 @@ def _disk_as_data(disk: DiskRecord) -> dict[str, Any]:
         "stored_bytes": disk.figures.stored_bytes,
         "read_method": disk.read_method,
         "read_reason": disk.read_reason,
+        "read_cause": disk.source_facts.get("read_cause"),
+        "fully_read_at": disk.source_facts.get("fully_read_at"),
     }
 
 

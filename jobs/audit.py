@@ -16,6 +16,8 @@ from datetime import datetime, timedelta
 
 from repository import DiskRecord, DiskSource, Extent, ExtentKind
 
+READ_CAUSE = "read_cause"
+"""The fact of a disk record that says why it was read by the method it was (B7)."""
 FULLY_READ_AT = "fully_read_at"
 """The fact of a disk record that says when everything allocated of the disk was last read."""
 

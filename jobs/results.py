@@ -30,6 +30,10 @@ class DiskResult(BaseModel):
     stored_bytes: int
     read_method: str
     read_reason: str
+    read_cause: str | None = None
+    """The cause of the method, one of `ReadCause` (B7)."""
+    fully_read_at: datetime | None = None
+    """When everything allocated of the disk was last read, in this run or an earlier one."""
 
 
 class VmResult(BaseModel):

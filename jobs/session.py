@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -20,10 +21,13 @@ from jobs.results import SessionResult, VmResult, worst_status
 from jobs.retention import RetentionResult
 from jobs.scope import ALL_DISKS, ChosenVms, VmTarget
 from jobs.selection import DiskRule
+from jobs.space import SpaceWatch, check_repository
 from jobs.story import VmStory
 from jobs.worker_pool import WorkerPool
 from nutanix import AhvClient
 from repository import Clock, Repository, Stopped, SystemClock, WriteSession
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,7 @@ class BackupSession(Session):
 
     job: BackupJob
     writer: WriteSession
+    space: SpaceWatch = field(default_factory=SpaceWatch)
     results: list[VmResult] = field(default_factory=list)
     """One per VM that ended, in the order in which they ended."""
     disk_rules: dict[str, DiskRule] = field(default_factory=dict)
@@ -183,4 +188,9 @@ def open_backup_session(
     )
     with opened as run, repository.write_session(run.session_id) as writer:
         handles = {each.name: getattr(run, each.name) for each in fields(run)}
-        yield BackupSession(**handles, job=job, writer=writer)
+        session = BackupSession(**handles, job=job, writer=writer)
+        nearly_full = check_repository(repository, job.space)
+        if nearly_full is not None:
+            log.warning("Of the session of job %s: %s", job.name, nearly_full)
+            session.warnings.append(nearly_full)
+        yield session

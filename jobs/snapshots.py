@@ -16,6 +16,7 @@ from jobs.errors import ConsistencyNotReached, SnapshotIncomplete, VmBusy
 from jobs.journal import Entry, read_journal
 from jobs.reconcile import committed_sources
 from jobs.session import BackupSession
+from jobs.space import check_containers
 from nutanix import (
     DiskRecoveryPointRef,
     FeatureMissing,
@@ -94,6 +95,7 @@ def take_snapshot(session: BackupSession, vm_id: str) -> Snapshot:
     """
     session.raise_if_stopped()
     vm = session.client.vm(vm_id)
+    tight = check_containers(session.space, session.client, session.clock, session.job.space, vm)
     if session.job.consistency == "application" and not vm.can_vss:
         _require_policy(session, vm.name, "its guest tools cannot quiesce it")
     groups = choose_groups(session.client, vm)
@@ -104,7 +106,7 @@ def take_snapshot(session: BackupSession, vm_id: str) -> Snapshot:
     if entry.object_id is None:
         point_id, refusals = _create(session, vm, groups, entry)
         entry = session.journal.created(entry, point_id)
-    snapshot = _read_back(session, vm, groups, refusals, entry)
+    snapshot = _read_back(session, vm, groups, [*tight], refusals, entry)
     try:
         if snapshot.consistency != session.job.consistency == "application":
             _require_policy(session, snapshot.vm_name, "the cluster made a crash-consistent one")
@@ -130,10 +132,11 @@ def _create(
         try:
             return _ask(session, vm, entry, ask, number), refusals
         except (RequestInvalid, OperationFailed) as error:
+            _remove_refused(session, entry)
             if number + 1 == len(asks):
+                session.journal.forget(entry)  # The cluster has answered: nothing can come of it.
                 raise
             log.warning("%s: asking for less, because %s", vm.name, error)
-            _remove_refused(session, entry)
             refusals.append(str(error))
     raise AssertionError("there is always a way to ask")
 
@@ -172,11 +175,16 @@ def _remove_refused(session: BackupSession, entry: Entry) -> None:
 
 
 def _read_back(
-    session: BackupSession, vm: Vm, groups: GroupChoice, refusals: list[str], entry: Entry
+    session: BackupSession,
+    vm: Vm,
+    groups: GroupChoice,
+    warnings: list[str],
+    refusals: list[str],
+    entry: Entry,
 ) -> Snapshot:
     client = session.client
     point = client.recovery_point(str(entry.object_id))
-    captured, warnings = _captured(session, vm, point.vm_recovery_points[0].id)
+    captured, told = _captured(session, vm, point.vm_recovery_points[0].id)
     captured_groups, lacks = capture_groups(client, captured, point, groups)
     disks = [*_own_disks(session, captured, point), *_group_disks(captured_groups)]
     return Snapshot(
@@ -192,7 +200,7 @@ def _read_back(
         volume_groups=captured_groups,
         lacks=tuple(lacks),
         vm_config=captured.config,
-        warnings=(*warnings, *_told_honestly(session, point.consistency, lacks, refusals)),
+        warnings=(*warnings, *told, *_told_honestly(session, point.consistency, lacks, refusals)),
         entry=entry,
     )
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from jobs.audit import READ_CAUSE, fully_read_at
 from jobs.figures import human_bytes
 from jobs.progress import Observer
 from jobs.results import DiskResult, VmResult, VmStatus
@@ -151,6 +152,8 @@ def disk_result(disk: DiskRecord) -> DiskResult:
         stored_bytes=disk.figures.stored_bytes,
         read_method=disk.read_method,
         read_reason=disk.read_reason,
+        read_cause=disk.source_facts.get(READ_CAUSE),
+        fully_read_at=fully_read_at(disk),
     )
 
 

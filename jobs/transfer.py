@@ -8,6 +8,7 @@ from functools import partial
 
 from jobs.audit import (
     FULLY_READ_AT,
+    READ_CAUSE,
     fully_read_at,
     is_full_read_due,
     not_zero,
@@ -165,7 +166,7 @@ class _Transfer:
             last = self.session.clock.now()
         return {
             "recovery_point": self.disk.recovery_point.model_dump(mode="json"),
-            "read_cause": plan.cause,
+            READ_CAUSE: plan.cause,
             FULLY_READ_AT: last.isoformat() if last else None,
         }
 

@@ -43,7 +43,14 @@ from nutanix.errors import (
 )
 from nutanix.iscsi_disks import IscsiDisk, IscsiPortal, open_iscsi_disks, reach_portal
 from nutanix.kernel_initiator import initiator_name, why_unusable
-from nutanix.models.inventory import Category, Cluster, Host, StorageContainer, Subnet
+from nutanix.models.inventory import (
+    Category,
+    Cluster,
+    ContainerSpace,
+    Host,
+    StorageContainer,
+    Subnet,
+)
 from nutanix.models.operations import Operation
 from nutanix.models.recovery_points import (
     ChangedRegion,
@@ -88,6 +95,7 @@ __all__ = [
     "ClusterUnreachable",
     "ConcurrentChange",
     "Consistency",
+    "ContainerSpace",
     "DataServicesMissing",
     "DeviceMismatch",
     "DeviceNotFound",

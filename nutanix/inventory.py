@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import difflib
+from datetime import timedelta
+from typing import Any
+from urllib.parse import quote
 
+from nutanix.answers import Subject
 from nutanix.api import Api
-from nutanix.errors import DataServicesMissing, VmAmbiguous, VmNotFound
-from nutanix.models.inventory import Category, Cluster, Host, StorageContainer, Subnet
+from nutanix.errors import AnswerUnusable, DataServicesMissing, VmAmbiguous, VmNotFound
+from nutanix.models.inventory import (
+    Category,
+    Cluster,
+    ContainerSpace,
+    Host,
+    StorageContainer,
+    Subnet,
+)
 from nutanix.models.vms import Vm
 
 VMS = "ahv/config/vms"
+SAMPLES_OF = timedelta(minutes=15)
+"""Long enough that a sample lies in it, whatever the sampling interval of the release is."""
 
 
 class InventoryVerbs(Api):
@@ -58,6 +71,33 @@ class InventoryVerbs(Api):
         path = "config/storage-containers"
         return self._list(StorageContainer, "clustermgmt", path, purpose="list storage containers")
 
+    def container_space(self, container_id: str) -> ContainerSpace:
+        """How much room a storage container has, by its newest sample of the last minutes.
+
+        `AnswerUnusable` when there is no sample; `NotFound` when there is no such container.
+        """
+        purpose = f"read the free space of storage container {container_id}"
+        now = self._clock.now()
+        answer = self._call(
+            "GET",
+            "clustermgmt",
+            f"stats/storage-containers/{quote(container_id, safe='')}",
+            purpose=purpose,
+            subject=Subject("storage container", container_id),
+            query={
+                "$startTime": (now - SAMPLES_OF).isoformat(),
+                "$endTime": now.isoformat(),
+            },
+        )
+        container = self._get_model(
+            StorageContainer,
+            "clustermgmt",
+            "config/storage-containers",
+            container_id,
+            "storage container",
+        )
+        return newest_space(answer.data, container, purpose)
+
     def subnets(self) -> list[Subnet]:
         """Every subnet."""
         return self._list(Subnet, "networking", "config/subnets", purpose="list subnets")
@@ -65,6 +105,21 @@ class InventoryVerbs(Api):
     def categories(self) -> list[Category]:
         """Every category."""
         return self._list(Category, "prism", "config/categories", purpose="list categories")
+
+
+def newest_space(data: Any, container: StorageContainer, purpose: str) -> ContainerSpace:
+    """Capacity and free bytes out of series of samples, whose order is not promised."""
+    newest: dict[str, int] = {}
+    for name in ("storageCapacityBytes", "storageFreeBytes"):
+        series = data.get(name) if isinstance(data, dict) else None
+        samples = [each for each in series or () if isinstance(each.get("value"), int)]
+        if not samples:
+            raise AnswerUnusable(purpose, f"it has no sample of {name}")
+        newest[name] = max(samples, key=lambda each: str(each.get("timestamp")))["value"]
+    capacity, free = newest["storageCapacityBytes"], newest["storageFreeBytes"]
+    if capacity <= 0:
+        raise AnswerUnusable(purpose, "its capacity is not positive")
+    return ContainerSpace(container.id, container.name, capacity, free)
 
 
 def _close_names(wanted: str, vms: list[Vm]) -> list[str]:

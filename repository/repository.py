@@ -60,7 +60,7 @@ from repository.retention import PointFacts
 from repository.sampling import changed_chunks, differing_extents
 from repository.sealing import AesGcmSealer, PlainSealer
 from repository.session import WriteSession
-from repository.store import Store
+from repository.store import KnowsSpace, Store, StoreSpace
 from repository.stores import creates_exclusively, open_store
 from repository.units import Clock, SystemClock
 from repository.usage import ReferenceCache
@@ -474,6 +474,10 @@ class Repository:
         is left out is not read.
         """
         return self._reports.list(since=since, newest=newest)
+
+    def space(self) -> StoreSpace | None:
+        """How full the place of the repository is; None where the store cannot say."""
+        return self._store.space() if isinstance(self._store, KnowsSpace) else None
 
     def close(self) -> None:
         """Let go of the store; sessions and readers are not used after."""

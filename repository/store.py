@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from repository.ports import Buffer
 
@@ -33,6 +33,28 @@ class StoreCapabilities:
     """
     high_latency: bool
     """A request costs milliseconds: use many at once and merge generously."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSpace:
+    """How full the place behind a store is, as far as its writer is concerned."""
+
+    total_bytes: int
+    free_bytes: int
+
+    @property
+    def free_percent(self) -> float:
+        """Free space in percent of the whole."""
+        return 100 * self.free_bytes / self.total_bytes
+
+
+@runtime_checkable
+class KnowsSpace(Protocol):
+    """A store that can say how full it is; most cannot."""
+
+    def space(self) -> StoreSpace:
+        """The space as of now; raises the StoreError family."""
+        ...
 
 
 class Store(Protocol):

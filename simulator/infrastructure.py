@@ -43,6 +43,18 @@ def put_infrastructure(cluster: Cluster) -> None:
         put("category", own_id(cluster, pair), category(own_id(cluster, pair), key, value))
 
 
+def put_further_cluster(cluster: Cluster, name: str) -> None:
+    """One more cluster under the same Prism Central, with a host and a container. Within a change."""
+    put, aos = cluster.documents.put, cluster.aos.document
+    ext_id = own_id(cluster, name)
+    put("cluster", ext_id, {**aos, "extId": ext_id, "name": name}, {"is_aos": False})
+    host = {**_host(cluster, 9, ext_id), "extId": own_id(cluster, f"{name}/host")}
+    host |= {"hostName": f"{name}-host", "cluster": {**host["cluster"], "name": name}}
+    put("host", host["extId"], host)
+    container = _container(own_id(cluster, f"{name}/container"), f"{name}-container", ext_id)
+    put("storage_container", container["containerExtId"], {**container, "clusterName": name})
+
+
 def _address(value: str) -> Document:
     inner = {"$objectType": "common.v1.config.IPv4Address", "value": value, "prefixLength": 32}
     return {"$objectType": "common.v1.config.IPAddress", "ipv4": inner}

@@ -23,8 +23,10 @@ from simulator.hardware import (
     put_vm,
     scsi_indexes,
 )
+from simulator.relocation import relocate_vm
 from simulator.sparse import Extent
 from simulator.tasks import RunningTask
+from simulator.vms import build_vm, put_new_vm
 
 
 class Story:
@@ -117,6 +119,22 @@ class Story:
         found = self._named("host", "hostName", host)
         self._do("MigrateVm", {"extId": self._vm(vm).ext_id, "hostExtId": found.ext_id})
 
+    def relocate(self, vm: str, cluster: str, *, keeps_id: bool = True) -> str:
+        """Move a VM to another cluster, which appears when it is first named; returns its id there."""
+        return relocate_vm(self._cluster, self._vm(vm), cluster, keeps_id=keeps_id)
+
+    def revert(self, vm: str, vm_recovery_point: str) -> None:
+        """Put a VM back to one of its recovery points."""
+        arguments = {"extId": self._vm(vm).ext_id, "vmRecoveryPointExtId": vm_recovery_point}
+        self._do("RevertVm", arguments)
+
+    def fill_container(self, container: str, *, free_percent: float) -> None:
+        """Let a storage container, by name or id, have only so much space left."""
+        found = self._named("storage_container", "name", container)
+        with self._cluster.documents.change():
+            private = {**found.private, "free_percent": free_percent}
+            self._cluster.documents.put("storage_container", found.ext_id, found.document, private)
+
     def grow_disk(self, vm: str, size_bytes: int, *, disk: int = 0) -> None:
         """Make a disk larger; the guest's partition stays as it is until the guest acts."""
         vdisk = self._vdisk(vm, disk)
@@ -136,6 +154,28 @@ class Story:
             return disk
         size = self._cluster.disks.get(disk["extId"]).live.size_bytes
         return {**disk, "backingInfo": {**disk["backingInfo"], "diskSizeBytes": size}}
+
+    def add_vm(self, name: str, disk_sizes_bytes: list[int], *, can_quiesce: bool = False) -> str:
+        """Make a running VM with blank disks; returns its id."""
+        cluster = self._cluster
+        tools = {"$objectType": "vmm.v4.ahv.config.GuestTools", "isVssSnapshotCapable": can_quiesce}
+        task = RunningTask("", "", {}, cluster.documents)
+        document, _groups = build_vm(
+            cluster, task, cluster.new_id(), {"name": name, "guestTools": tools}
+        )
+        container = cluster.documents.all("storage_container")[0].ext_id
+        document["disks"] = [
+            disk_document(cluster, cluster.disks.create(size), address_of("SCSI", n), container)
+            for n, size in enumerate(disk_sizes_bytes)
+        ]
+        with cluster.documents.change():
+            put_new_vm(cluster, document)
+        self.power(document["extId"], is_on=True)
+        return str(document["extId"])
+
+    def remove_vm(self, vm: str) -> None:
+        """Delete a VM with its disks; volume groups stay."""
+        self._do("DeleteVm", {"extId": self._vm(vm).ext_id})
 
     def add_disk(self, vm: str, size_bytes: int) -> str:
         """Add a blank disk to a VM; returns its id."""

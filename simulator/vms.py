@@ -249,7 +249,8 @@ def revert_vm(cluster: Cluster, task: RunningTask) -> None:
     disks = clone_recovered_disks(cluster, task, point)
     old = vm.private["vdisks"]
     with task.finishing() as outcome:
-        put_vm(cluster, vm.ext_id, disks=disks, cdRoms=[])
+        # The guest must notice that it lives its past again.
+        put_vm(cluster, vm.ext_id, disks=disks, cdRoms=[], generationUuid=cluster.new_id())
         outcome.affects(VM_REL, vm.ext_id)
         for disk in disks:
             outcome.affects(f"{VM_REL}:disk", disk["extId"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import AliasChoices, AliasPath, Field, field_validator
@@ -64,6 +65,21 @@ class StorageContainer(WireModel):
     @classmethod
     def _false_if_null(cls, value: Any) -> Any:
         return value or False
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpace:
+    """How full a storage container is."""
+
+    container_id: str
+    name: str
+    capacity_bytes: int
+    free_bytes: int
+
+    @property
+    def free_percent(self) -> float:
+        """Free space in percent of the capacity."""
+        return 100 * self.free_bytes / self.capacity_bytes
 
 
 class Subnet(WireModel):

@@ -19,7 +19,7 @@ from repository.errors import (
     StoreUnavailable,
 )
 from repository.ports import Buffer
-from repository.store import ObjectInfo, StoreCapabilities
+from repository.store import ObjectInfo, StoreCapabilities, StoreSpace
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -102,6 +102,12 @@ class LocalStore:
                 return ObjectInfo(key, (self._root / key).stat().st_size)
             except (FileNotFoundError, NotADirectoryError):
                 return None
+
+    def space(self) -> StoreSpace:
+        """Of the file system, without what is kept for root."""
+        with _translated("measure", "the file system"):
+            found = os.statvfs(self._root)
+        return StoreSpace(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
 
     def close(self) -> None:
         """Nothing is held open between calls."""

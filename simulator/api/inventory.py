@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from simulator.api.routes import Answer, Call, Catalogue
+from simulator.clock import stamp
 from simulator.cluster import entity_tag
 from simulator.documents import Document
 from simulator.errors import SchemaError
@@ -79,6 +80,30 @@ def create_storage_container(call: Call) -> Answer:
 def get_storage_container_by_id(call: Call) -> Answer:
     record = call.cluster.require("storage_container", call.params["container"])
     return Answer(record.document, tag=entity_tag(record.document, record.revision))
+
+
+@clusters.route("GET", "/stats/storage-containers/{container}")
+def get_storage_container_stats(call: Call) -> Answer:
+    """Samples of what a container holds, the newest first; both ends of the time must be given."""
+    record = call.cluster.require("storage_container", call.params["container"])
+    for name in ("$startTime", "$endTime"):
+        if name not in call.query:
+            raise SchemaError(f"The query parameter {name} is required.", name)
+    capacity = int(record.document["maxCapacityBytes"])
+    free = int(capacity * record.private.get("free_percent", 60.0) / 100)
+    stats: Document = {"$objectType": "clustermgmt.v4.stats.StorageContainerStats"}
+    for name, value in (
+        ("storageCapacityBytes", capacity),
+        ("storageFreeBytes", free),
+        ("storageUsageBytes", capacity - free),
+    ):
+        stats[name] = [_sample(call, value)]
+    return Answer({**stats, "extId": record.ext_id, "containerExtId": record.ext_id})
+
+
+def _sample(call: Call, value: int) -> Document:
+    moment = stamp(call.cluster.clock.now())
+    return {"$objectType": "common.v1.stats.TimeIntValuePair", "value": value, "timestamp": moment}
 
 
 @networks.route("GET", "/config/subnets")
