@@ -62,6 +62,7 @@ _SERVER_SETTINGS = {
 _CLIENT_SETTINGS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_CLIENT_MAX_RETRIES": "20",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     "PREFECT_RUNNER_POLL_FREQUENCY": "5",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "repository,nutanix,jobs",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
@@ -84,13 +85,20 @@ def serve(
         str, typer.Option(help="Address to listen on. The server has no users: keep it private.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the UI and its API.")] = 4200,
-    limit: Annotated[int, typer.Option(min=1, help="How many sessions may run at once.")] = 2,
+    limit: Annotated[int, typer.Option(min=1, help="How many flows may run at once.")] = 4,
+    maintenance: Annotated[
+        bool,
+        typer.Option(
+            help="Whether to run retention, collection, verification, clean-up and the RPO check here."
+        ),
+    ] = True,
 ) -> None:
     """Run jobs on a schedule, with the Prefect UI, until Ctrl-C or SIGTERM.
 
     Brings up a Prefect server that keeps its history, saves the configured connections there, and
     serves every job as a deployment: it runs by its schedule, or from the UI. Without a job file
-    there is one job over every VM, `manual`, without a schedule.
+    there is one job over every VM, `manual`, without a schedule. What keeps the repository in shape
+    is served beside the jobs, with schedules of its own.
     """
     settings = load_settings(common, cluster, repository, workers)
     output = open_output(as_json=common.as_json)
@@ -104,8 +112,15 @@ def serve(
         ready = {
             "ui_url": f"http://{host}:{port}",
             "jobs": [{"name": job.name, "schedule": job.schedule} for job in jobs],
+            "maintenance": maintenance,
         }
-        _serve_jobs(settings, jobs, limit, lambda: output.result(ready, lambda: _view(ready)))
+        _serve_jobs(
+            settings,
+            jobs,
+            limit=limit,
+            with_upkeep=maintenance,
+            when_ready=lambda: output.result(ready, lambda: _view(ready)),
+        )
 
 
 def _look_before(settings: Settings) -> None:
@@ -185,7 +200,12 @@ def _require_free(host: str, port: int) -> None:
 
 
 def _serve_jobs(
-    settings: Settings, jobs: Sequence[ScheduledJob], limit: int, when_ready: Callable[[], None]
+    settings: Settings,
+    jobs: Sequence[ScheduledJob],
+    *,
+    limit: int,
+    with_upkeep: bool,
+    when_ready: Callable[[], None],
 ) -> None:
     """Serve the deployments until a signal ends it; sessions that run are stopped and clean up."""
     from prefect import serve as serve_deployments
@@ -195,15 +215,29 @@ def _serve_jobs(
     connections = save_connections(
         cluster_block(settings), repository_block(settings), workers_block(settings)
     )
-    deployments = describe_deployments(connections, jobs)
+    deployments = describe_deployments(connections, jobs, with_upkeep=with_upkeep)
+    _announce(settings, jobs)
     when_ready()
     serve_deployments(
         *deployments, limit=limit, pause_on_shutdown=False, print_starting_message=False
     )
 
 
+def _announce(settings: Settings, jobs: Sequence[ScheduledJob]) -> None:
+    """Tell the repository what is scheduled: a job that never runs is then missed by its RPO."""
+    from jobs import remember_job
+    from repository import SystemClock
+
+    with open_repository(settings) as opened:
+        for job in jobs:
+            if job.schedule is not None:
+                remember_job(opened.live, job.job(), vms=None, clock=SystemClock())
+
+
 def _view(ready: dict[str, Any]) -> Iterator[str]:
     yield f"Prefect UI: {ready['ui_url']}"
     for job in ready["jobs"]:
         yield f"Job {job['name']}: {job['schedule'] or 'started by hand, from the UI'}"
+    if ready["maintenance"]:
+        yield "Retention, collection, verification, clean-up and the RPO check run by themselves."
     yield "Ctrl-C ends it."

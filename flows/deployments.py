@@ -6,8 +6,10 @@ A deployment is a job. `prefect.yaml` describes the same for a work pool.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from prefect import Flow
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.schedules import Cron
@@ -15,11 +17,57 @@ from prefect.types.entrypoint import EntrypointType
 
 from blocks import AhvCluster, BackupRepository, BackupWorkers
 from flows.backup import backup
+from flows.maintain import check_rpo, clean_up, collect, retention, verify
 from flows.restore import restore_vm
 from jobs import JobInvalid, ScheduledJob
 
 BLOCK_NAME = "main"
 TAG = "ahvault"
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """A maintenance flow, the connections it needs, and when it runs."""
+
+    flow: Flow[..., Any]
+    connections: tuple[str, ...]
+    cron: str
+    description: str
+
+
+# The same as in prefect.yaml, which a test holds against this.
+UPKEEP = (
+    Upkeep(
+        retention,
+        ("repository",),
+        "30 0 * * *",
+        "Forgets restore points by each job's last known policy; every session does so for its own job.",
+    ),
+    Upkeep(
+        collect,
+        ("repository",),
+        "0 6 * * *",
+        "Frees the space of what no restore point needs any more; one step a day.",
+    ),
+    Upkeep(
+        verify,
+        ("repository",),
+        "0 8 * * *",
+        "Proves every stored byte once in 30 days, a part each day; red as long as damage is open.",
+    ),
+    Upkeep(
+        clean_up,
+        ("cluster", "repository"),
+        "45 * * * *",
+        "Removes from the cluster what dead sessions left there.",
+    ),
+    Upkeep(
+        check_rpo,
+        ("cluster", "repository", "workers"),
+        "20 * * * *",
+        "Finds late and missing backups by age; red as long as somebody is late.",
+    ),
+)
 
 
 def save_connections(
@@ -37,9 +85,11 @@ def save_connections(
 
 
 def describe_deployments(
-    connections: dict[str, Any], jobs: Sequence[ScheduledJob]
+    connections: dict[str, Any], jobs: Sequence[ScheduledJob], *, with_upkeep: bool = True
 ) -> list[RunnerDeployment]:
-    """One deployment per job, and one to restore a VM. Raises `JobInvalid` for a bad schedule.
+    """One deployment per job, one to restore a VM, and those that keep the repository in shape.
+
+    Raises `JobInvalid` for a bad schedule.
 
     Entry points are module paths: a file path would put `flows/` first on the path of imports,
     and hide our packages behind the files in it.
@@ -54,7 +104,20 @@ def describe_deployments(
         enforce_parameter_schema=False,
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
-    return [*deployments, restore]
+    upkeep = [_deploy_upkeep(connections, each) for each in UPKEEP if with_upkeep]
+    return [*deployments, restore, *upkeep]
+
+
+def _deploy_upkeep(connections: dict[str, Any], upkeep: Upkeep) -> RunnerDeployment:
+    return RunnerDeployment.from_flow(
+        upkeep.flow,
+        upkeep.flow.name,
+        description=upkeep.description,
+        tags=[TAG, "maintenance"],
+        parameters={name: connections[name] for name in upkeep.connections},
+        schedule=Cron(upkeep.cron, timezone="UTC"),
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
 
 
 def _deploy_job(connections: dict[str, Any], job: ScheduledJob) -> RunnerDeployment:

@@ -6,11 +6,15 @@ again by hand whenever somebody likes. Each leaves one artifact that says what i
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from prefect import flow
+from pydantic import Field
 
 from blocks import AhvCluster, BackupRepository, BackupWorkers
 from jobs import (
     BackupsLate,
+    DamageFound,
     RetentionResult,
     StatusReport,
     cleaning_markdown,
@@ -18,8 +22,9 @@ from jobs import (
     describe_breaches,
     retention_markdown,
     status_markdown,
+    verification_markdown,
 )
-from repository import CollectReport, CollectSettings
+from repository import CollectReport, CollectSettings, VerifyBudget, VerifyLevel, VerifyReport
 from tasks import (
     collect_garbage,
     judge_backups,
@@ -27,6 +32,7 @@ from tasks import (
     retain_known_jobs,
     show_markdown,
     tell_of_late_backups,
+    verify_within_budget,
 )
 
 
@@ -60,6 +66,39 @@ def collect(
     """
     report = collect_garbage(repository, settings)
     show_markdown("collection", collection_markdown(report), "The step that collection took")
+    return report
+
+
+@flow(name="verify", flow_run_name="verify", persist_result=False)
+def verify(
+    repository: BackupRepository,
+    level: Literal["stored", "content"] = "content",
+    every_days: Annotated[float, Field(gt=0)] = 30.0,
+    gib_max: Annotated[float, Field(gt=0)] = 200.0,
+    minutes_max: Annotated[float, Field(gt=0)] = 240.0,
+) -> VerifyReport:
+    """Check that what is stored is what was written: all records, and the packs that are due.
+
+    Run daily, it proves everything once in `every_days`, if the budget allows; the artifact says how
+    much is proven. Raises `DamageFound` as long as any finding is open, also one of an earlier run.
+
+    Args:
+        repository: Where restore points are kept.
+        level: How deep packs are looked at: stored bytes, or decoded content.
+        every_days: A pack is due again when its last proof is older than this.
+        gib_max: Read at most so many GiB of packs in one run.
+        minutes_max: Begin no further pack after so many minutes.
+    """
+    budget = VerifyBudget(
+        level=VerifyLevel[level.upper()],
+        every_days=every_days,
+        max_bytes=int(gib_max * 1024**3),
+        max_duration_s=minutes_max * 60,
+    )
+    report = verify_within_budget(repository, budget)
+    show_markdown("verification", verification_markdown(report), "What was verified, and found")
+    if not report.is_clean:
+        raise DamageFound.of(report)
     return report
 
 

@@ -82,6 +82,7 @@ from jobs.upkeep_markdown import (
     collection_markdown,
     retention_markdown,
     status_markdown,
+    verification_markdown,
 )
 from jobs.volumes import Attachment, DiskGroup, attach, detach, make_group, remove_group
 from jobs.week import WeeklyTimes
@@ -213,6 +214,7 @@ __all__ = [
     "told_to_the_end",
     "transfer_disk",
     "utc_text",
+    "verification_markdown",
     "vm_cells",
     "vms_in_scope",
     "worker_failure",

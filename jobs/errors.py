@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jobs.results import SessionResult
+    from repository import VerifyReport
 
 
 class JobError(Exception):
@@ -171,6 +172,21 @@ class BackupsLate(JobError):
 class DamageFound(JobError):
     """What is stored is not what was written. `object_keys` names the damaged objects."""
 
-    def __init__(self, told: str, object_keys: Sequence[str]) -> None:
-        self.object_keys = tuple(object_keys)
-        super().__init__(told)
+    def __init__(self, object_keys: Sequence[str], vm_names: Sequence[str]) -> None:
+        self.object_keys, self.vm_names = tuple(object_keys), tuple(vm_names)
+        count = len(self.object_keys)
+        objects = "1 object is" if count == 1 else f"{count} objects are"
+        concerned = (
+            f"restore points of {', '.join(self.vm_names)}" if vm_names else "no restore point"
+        )
+        super().__init__(
+            f"{objects} not what was written, which concerns {concerned}. Run `ahvault verify` for "
+            "the byte ranges, then `ahvault repair`; the next backups heal what still exists."
+        )
+
+    @classmethod
+    def of(cls, report: VerifyReport) -> DamageFound:
+        """All that is known to be wrong, by this verification or an earlier one."""
+        findings = [*report.findings, *(each.finding for each in report.still_open)]
+        vm_names = {part.vm_name for finding in findings for part in finding.concerned}
+        return cls(sorted({finding.key for finding in findings}), sorted(vm_names))

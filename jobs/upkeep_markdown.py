@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 
 from jobs.figures import human_bytes, human_span, utc_text
 from jobs.retention import RetentionResult
 from jobs.status import StatusReport, describe_breaches
-from repository import CollectReport
+from repository import CollectReport, VerifyReport
 
 
 def retention_markdown(results: Sequence[RetentionResult]) -> str:
@@ -40,6 +41,41 @@ def collection_markdown(report: CollectReport) -> str:
     )
     step = f"**Generation {report.generation}: {report.stage}**{reason}"
     return _paragraphs(step, counts if report.object_counts else "", freed)
+
+
+def verification_markdown(report: VerifyReport) -> str:
+    """What was looked at, how much of everything is proven, and all that is known to be wrong."""
+    looked = (
+        f"Checked to level {report.level.name.lower()}: {report.points_checked} restore points, "
+        f"{report.packs_checked} packs, {human_bytes(report.bytes_checked)}."
+    )
+    coverage = report.coverage
+    proven = (
+        f"**{coverage.covered_share:.0%} proven** within {coverage.every_days:g} days: "
+        f"{human_bytes(coverage.covered_bytes)} of {human_bytes(coverage.stored_bytes)}; the oldest "
+        f"proof is {human_span(timedelta(seconds=coverage.oldest_age_s))} old."
+        if coverage is not None
+        else ""
+    )
+    rows = [(each, "seen now") for each in report.findings]
+    rows += [(each.finding, f"since {utc_text(each.first_seen_at)}") for each in report.still_open]
+    findings = _table(
+        ("object", "what", "detail", "seen", "restore points of"),
+        (
+            (
+                finding.key,
+                finding.kind.value,
+                finding.detail,
+                since,
+                ", ".join(sorted({part.vm_name for part in finding.concerned})) or "nobody",
+            )
+            for finding, since in rows
+        ),
+    )
+    mended = "\n".join(f"- mended: {each.finding.key}" for each in report.mended)
+    return _paragraphs(
+        looked, proven, findings if rows else "Nothing is known to be wrong.", mended
+    )
 
 
 def cleaning_markdown(found: Sequence[str], removed: Sequence[str]) -> str:

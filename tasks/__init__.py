@@ -18,6 +18,7 @@ from tasks.maintain import (
     remove_what_was_left,
     retain_known_jobs,
     tell_of_late_backups,
+    verify_within_budget,
 )
 from tasks.moving import filled_disks, move_disks
 from tasks.report import RunLog, ending, progress_artifact, report_session, show_markdown
@@ -60,6 +61,7 @@ __all__ = [
     "take_snapshot",
     "tell_of_late_backups",
     "transfer_disks",
+    "verify_within_budget",
     "working_in",
     "working_on",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime
 
 from prefect.events import emit_event
@@ -22,7 +23,7 @@ from jobs import (
     remove_leftovers,
     vms_in_scope,
 )
-from repository import CollectReport, CollectSettings, SystemClock
+from repository import CollectReport, CollectSettings, SystemClock, VerifyBudget, VerifyReport
 from tasks.policy import step
 
 LATE_EVENT = "ahvault.backups.late"
@@ -39,8 +40,26 @@ def retain_known_jobs(repository: BackupRepository) -> list[RetentionResult]:
 @step("collect-garbage")
 def collect_garbage(repository: BackupRepository, settings: CollectSettings) -> CollectReport:
     """One step of collection: plan a generation, or sweep the one that has rested."""
+    stop = threading.Event()
     with repository.open() as opened:
-        return opened.collect(settings, cache=collect_cache(opened.id))
+        try:
+            return opened.collect(settings, cache=collect_cache(opened.id), stop=stop)
+        finally:
+            stop.set()
+
+
+@step("verify-within-budget")
+def verify_within_budget(repository: BackupRepository, budget: VerifyBudget) -> VerifyReport:
+    """All records and maps, and of the packs those that are due, as far as the budget goes.
+
+    A signal stops the engine's threads too; what was read by then is not read again.
+    """
+    stop = threading.Event()
+    with repository.open() as opened:
+        try:
+            return opened.verify_within(budget, stop=stop)
+        finally:
+            stop.set()
 
 
 @step("remove-what-was-left")

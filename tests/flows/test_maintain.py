@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
 
 from flows.backup import backup
-from flows.maintain import check_rpo, clean_up, collect, retention
-from jobs import BackupJob, BackupsLate, Scope, known_jobs, remember_job
+from flows.maintain import check_rpo, clean_up, collect, retention, verify
+from jobs import BackupJob, BackupsLate, DamageFound, Scope, known_jobs, remember_job
 from jobs.marks import repository_prefix
 from repository import (
     CollectSettings,
@@ -108,6 +109,29 @@ def test_the_reference_of_a_forgotten_point_leaves_the_cluster(site: Any) -> Non
         kept = client.recovery_points(name_prefix=repository_prefix(repository.id))
         newest = repository.points().points[-1].source["recovery_point_id"]
         assert [each.id for each in kept] == [newest]
+
+
+def test_verification_proves_all_within_its_budget_and_stays_red_until_mended(site: Any) -> None:
+    """The artifact says how much is proven; a flipped byte fails this run and the next, with VM and way out named."""
+    run(site, "web01")
+    report = verify(site.repository)
+    assert report.coverage is not None
+    assert report.coverage.covered_share == 1.0
+    assert "**100% proven**" in artifact("verification")
+    folder = Path(site.repository.url.removeprefix("file://"))
+    pack = next(path for path in sorted((folder / "data").rglob("*")) if path.is_file())
+    pack.chmod(0o644)
+    data = bytearray(pack.read_bytes())
+    data[len(data) // 2] ^= 1
+    pack.write_bytes(data)
+    with pytest.raises(DamageFound, match=r"1 object is not what was written.*web01"):
+        verify(site.repository, every_days=1e-9)
+    state = verify(site.repository, return_state=True)
+    assert state.is_failed()
+    assert "restore points of web01" in (state.message or "").splitlines()[0]
+    assert "| damaged | its bytes do not match its digest | seen now | web01 |" in artifact(
+        "verification"
+    )
 
 
 def test_late_backups_fail_the_check_and_their_names_come_first(

@@ -14,6 +14,8 @@ import yaml
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.importtools import import_object
 
+from flows.deployments import UPKEEP
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ["flows", "tasks", "blocks", "jobs", "repository", "nutanix", "simulator", "cli"]
 BELOW_THE_EDGE = ["jobs", "repository", "nutanix"]
@@ -80,6 +82,26 @@ def test_the_shipped_deployments_fit_the_flows() -> None:
         flow = import_object(deployment["entrypoint"])
         known = set(parameter_schema(flow).properties)
         assert set(deployment["parameters"]) <= known, deployment["name"]
+
+
+def test_the_shipped_maintenance_is_that_of_serve() -> None:
+    """`prefect deploy --all` and `ahvault serve` offer the same flows, on the same schedules."""
+    shipped = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    in_yaml = {
+        each["name"]: (
+            import_object(each["entrypoint"]),
+            each["schedules"][0]["cron"],
+            each["description"],
+            set(each["parameters"]),
+        )
+        for each in shipped["deployments"]
+        if "maintenance" in each["tags"]
+    }
+    served = {
+        each.flow.name: (each.flow, each.cron, each.description, set(each.connections))
+        for each in UPKEEP
+    }
+    assert in_yaml == served
 
 
 def test_the_lock_pins_every_dependency_with_hashes_and_names_no_host() -> None:
