@@ -15,6 +15,7 @@ from cli.connections import (
     repository_block,
     workers_block,
 )
+from cli.exit_codes import ExitCode
 from cli.local_prefect import flows_ready, prepare_prefect
 from cli.options import (
     ClusterOptions,
@@ -37,6 +38,7 @@ EXAMPLES = """Examples:
 - `ahvault restore db01 --name db01-restored`
 - `ahvault restore db01@2026-11-23T20:15 --name db01-monday --power-on`
 - `ahvault restore 4f1c0b7e --name db01-test --container scratch`
+- `ahvault restore db01 --name db01-rescued --allow-damaged`
 """
 
 
@@ -57,6 +59,13 @@ def restore(
         str | None,
         typer.Option(help="Storage container for all disks; by default each disk's own."),
     ] = None,
+    allow_damaged: Annotated[
+        bool,
+        typer.Option(
+            "--allow-damaged",
+            help="Go on where stored data is damaged: zeros for it, and say where.",
+        ),
+    ] = False,
 ) -> None:
     """Re-create a VM from a restore point, under a new name.
 
@@ -68,12 +77,27 @@ def restore(
     settings = load_settings(common, cluster, repository, workers)
     output = open_output(as_json=common.as_json)
     prepare_prefect(verbose=common.verbose)
-    result = run_restore(settings, point, name=name, container=container, power_on=power_on)
+    result = run_restore(
+        settings,
+        point,
+        name=name,
+        container=container,
+        power_on=power_on,
+        allow_damaged=allow_damaged,
+    )
     output.result(result.model_dump(mode="json"), lambda: _view(result))
+    if result.damaged:
+        raise typer.Exit(ExitCode.DAMAGE)
 
 
 def run_restore(
-    settings: Settings, point: str, *, name: str, container: str | None, power_on: bool
+    settings: Settings,
+    point: str,
+    *,
+    name: str,
+    container: str | None,
+    power_on: bool,
+    allow_damaged: bool = False,
 ) -> RestoreResult:
     """Restore one VM and return what was made. `prepare_prefect` must have been called.
 
@@ -97,6 +121,7 @@ def run_restore(
             vm_name=name,
             container=container,
             power_on=power_on,
+            allow_damaged=allow_damaged,
         )
 
 
@@ -112,3 +137,10 @@ def _view(result: RestoreResult) -> Iterator[RenderableType]:
     )
     for text in result.warnings:
         yield f"warning: {text}"
+    for disk in result.damaged:
+        yield (
+            f"DAMAGE: {human_bytes(disk.lost_bytes)} of disk {disk.label or disk.disk_id} could not "
+            "be read and are zeros in the new VM:"
+        )
+        for start, end in disk.ranges_bytes:
+            yield f"  bytes {start} to {end}"

@@ -45,6 +45,7 @@ def restore_vm(
     vm_name: str,
     container: str | None = None,
     power_on: bool = False,
+    allow_damaged: bool = False,
 ) -> RestoreResult:
     """Re-create a VM from a restore point under a new name. No existing VM is touched.
 
@@ -58,6 +59,9 @@ def restore_vm(
         vm_name: Name of the new VM.
         container: Storage container for all disks; by default each disk's own.
         power_on: Whether to start the VM when it is there.
+        allow_damaged: Whether to go on where stored data is damaged: what cannot be read is zeros
+            in the new VM, and the result names the disks and byte ranges. Otherwise the restore
+            fails.
     """
     with ExitStack() as stack:
         client = stack.enter_context(cluster.client())
@@ -80,7 +84,7 @@ def restore_vm(
         target = choose_target(point, vm_name, container)
         clean_up_leftovers()
         prepare_workers()
-        with filled_disks(point, target) as disks:
+        with filled_disks(point, target, allow_damaged=allow_damaged) as disks:
             vm_id = create_restored_vm(point, target, disks)
         if power_on:
             power_on_vm(vm_id)

@@ -27,7 +27,14 @@ from nutanix import (
     VolumeDiskRef,
     rebuild_vm,
 )
-from repository import DiskRecord, RestorePoint
+from repository import (
+    DamagedObject,
+    DiskReader,
+    DiskRecord,
+    Extent,
+    ObjectNotFound,
+    RestorePoint,
+)
 
 
 class RestoreTarget(BaseModel):
@@ -40,6 +47,22 @@ class RestoreTarget(BaseModel):
     container_ids: tuple[str, ...]
     """One per disk of the restore point, in its order."""
     warnings: tuple[str, ...] = ()
+
+
+class DamagedDisk(BaseModel):
+    """What of a restored disk could not be read and is zeros."""
+
+    model_config = ConfigDict(frozen=True)
+
+    disk_id: str
+    label: str
+    ranges_bytes: tuple[tuple[int, int], ...]
+    """Half-open, sorted, none touching the next."""
+
+    @property
+    def lost_bytes(self) -> int:
+        """How much that is in all."""
+        return sum(end - start for start, end in self.ranges_bytes)
 
 
 class RestoreResult(BaseModel):
@@ -59,6 +82,8 @@ class RestoreResult(BaseModel):
     worker_reason: str | None
     is_on: bool
     warnings: tuple[str, ...] = ()
+    damaged: tuple[DamagedDisk, ...] = ()
+    """Not empty only if the restore was told to allow damage."""
 
 
 def choose_target(
@@ -110,22 +135,48 @@ def restore_disk(
     disk: DiskRecord,
     index: int,
     attachment: Attachment,
+    allow_damaged: bool = False,
 ) -> None:
     """Fill one blank disk and flush it. Idempotent: a second call writes the same bytes again.
 
     Not before a first call failed can the disk hold other bytes than zeros, so zeros are left
-    unwritten only on the first try.
+    unwritten only on the first try. Where damage is allowed, what cannot be read is zeros, and the
+    story keeps its extents; a disk whose map cannot be read is zeros from end to end.
     """
     first_try = disk.disk_id not in story.progress
     counters = story.disk_started(disk.disk_id, disk.label, disk.size_bytes)
+    damaged: list[Extent] = []
     try:
+        reader = _open_reader(session, point, disk, damaged if allow_damaged else None)
         with attachment.open_disk(index, writable=True) as target:
-            session.repository.open_disk(point, disk.disk_id).restore_to(
-                target, target_is_blank=first_try, counters=counters, stop=attachment.stop
-            )
+            if reader is None:
+                target.write_zeros(0, disk.size_bytes)
+            else:
+                reader.restore_to(
+                    target,
+                    target_is_blank=first_try,
+                    counters=counters,
+                    stop=attachment.stop,
+                    on_damage=damaged.append if allow_damaged else None,
+                )
             target.flush()
     finally:
         story.disk_finished(disk.disk_id)
+    with story.lock:
+        story.damaged[disk.disk_id] = damaged
+
+
+def _open_reader(
+    session: Session, point: RestorePoint, disk: DiskRecord, damaged: list[Extent] | None
+) -> DiskReader | None:
+    """The disk to read; `None` if its map is damaged and that is allowed, all of it told then."""
+    try:
+        return session.repository.open_disk(point, disk.disk_id)
+    except (DamagedObject, ObjectNotFound):
+        if damaged is None:
+            raise
+        damaged.append(Extent(0, disk.size_bytes))
+        return None
 
 
 def create_restored_vm(
@@ -191,6 +242,11 @@ def restore_result(
     """What the restore made, for tables and JSON."""
     with story.lock:
         restored_bytes = sum(disk.counters.new_bytes for disk in story.progress.values())
+        damaged = tuple(
+            DamagedDisk(disk_id=disk.disk_id, label=disk.label, ranges_bytes=_joined(extents))
+            for disk in point.disks
+            if (extents := story.damaged.get(disk.disk_id))
+        )
     return RestoreResult(
         vm_id=vm_id,
         vm_name=story.vm_name,
@@ -204,7 +260,20 @@ def restore_result(
         worker_reason=story.worker_reason,
         is_on=is_on,
         warnings=tuple(story.warnings),
+        damaged=damaged,
     )
+
+
+def _joined(extents: Sequence[Extent]) -> tuple[tuple[int, int], ...]:
+    """The extents sorted, those that touch made one."""
+    ranges: list[tuple[int, int]] = []
+    for extent in sorted(extents):
+        if ranges and ranges[-1][1] >= extent.start_bytes:
+            start, end = ranges.pop()
+            ranges.append((start, max(end, extent.end_bytes)))
+        else:
+            ranges.append((extent.start_bytes, extent.end_bytes))
+    return tuple(ranges)
 
 
 def captured_vm(point: RestorePoint) -> Vm:

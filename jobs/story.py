@@ -19,7 +19,7 @@ from jobs.figures import human_bytes
 from jobs.progress import Observer
 from jobs.results import DiskResult, VmResult, VmStatus
 from jobs.statistics import bottleneck, stage_loads
-from repository import Clock, DiskRecord, RestorePoint, TransferCounters
+from repository import Clock, DiskRecord, Extent, RestorePoint, TransferCounters
 
 
 @dataclass(slots=True)
@@ -52,6 +52,8 @@ class VmStory:
     loads: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     progress: dict[str, DiskProgress] = field(default_factory=dict)
+    damaged: dict[str, list[Extent]] = field(default_factory=dict)
+    """By disk id, what a restore that allows damage could not read and left as zeros."""
     on_running: Callable[[], None] = lambda: None
     """Called by the VM's flow as soon as it runs."""
     lock: threading.Lock = field(default_factory=threading.Lock)

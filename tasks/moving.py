@@ -42,17 +42,24 @@ def move_disks(
 
 
 @contextmanager
-def filled_disks(point: RestorePoint, target: RestoreTarget) -> Iterator[DiskGroup | None]:
+def filled_disks(
+    point: RestorePoint, target: RestoreTarget, *, allow_damaged: bool
+) -> Iterator[DiskGroup | None]:
     """Blank disks, filled from the restore point; they exist inside the block, `None` for no disks.
 
-    Raises as `move_disks`.
+    Where damage is allowed, what cannot be read stays zeros. Raises as `move_disks`.
     """
     if not point.disks:
         yield None
         return
     filled: set[int] = set()
     with _removed_after(group_blank_disks(point, target)) as group:
-        _on_workers(group, lambda attachment: restore_disks(point, attachment, filled))
+        _on_workers(
+            group,
+            lambda attachment: restore_disks(
+                point, attachment, filled, allow_damaged=allow_damaged
+            ),
+        )
         yield group
 
 

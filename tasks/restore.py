@@ -28,6 +28,7 @@ def restore_disk(
     disk: DiskRecord,
     point: RestorePoint,
     attachment: Attachment,
+    allow_damaged: bool,
 ) -> None:
     """Fill one blank disk from the repository."""
     jobs.restore_disk(
@@ -37,10 +38,13 @@ def restore_disk(
         disk=disk,
         index=index,
         attachment=attachment,
+        allow_damaged=allow_damaged,
     )
 
 
-def restore_disks(point: RestorePoint, attachment: Attachment, filled: set[int]) -> None:
+def restore_disks(
+    point: RestorePoint, attachment: Attachment, filled: set[int], *, allow_damaged: bool
+) -> None:
     """Fill all disks at once that are not in `filled` yet; adds each, by place, as it is done.
 
     Waits for every one, then raises the first failure.
@@ -48,7 +52,7 @@ def restore_disks(point: RestorePoint, attachment: Attachment, filled: set[int])
     with current_story().transferring():
         futures = {
             index: restore_disk.submit(
-                disk.label, index, quoted(disk), quoted(point), quoted(attachment)
+                disk.label, index, quoted(disk), quoted(point), quoted(attachment), allow_damaged
             )
             for index, disk in enumerate(point.disks)
             if index not in filled

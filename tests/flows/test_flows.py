@@ -28,6 +28,7 @@ from jobs.journal import all_entries
 from jobs.leases import leased_sessions
 from jobs.marks import repository_prefix
 from nutanix import VmNotFound
+from repository import DamagedObject, Repository, RestorePoint
 from simulator import Simulator
 
 pytestmark = [pytest.mark.prefect, pytest.mark.xdist_group("prefect")]
@@ -233,3 +234,61 @@ def test_a_restored_vm_is_a_new_vm_with_the_same_disks(site: Any, simulator: Sim
         client.delete_recovery_point(copy)
         client.delete_vm(new.id)
     assert_nothing_is_left(site)
+
+
+def test_a_damaged_point_is_restored_only_where_damage_is_allowed(
+    site: Any, simulator: Simulator
+) -> None:
+    """It is refused and leaves nothing; allowed, exactly the bytes named are zeros, all others are there."""
+    run(site, "files01")
+    with site.repository.open() as repository:
+        point = repository.points().points[-1]
+        spoilt = spoil_one_chunk(repository, point)
+    with pytest.raises(DamagedObject):
+        restore_vm(site.cluster, site.repository, site.workers, point.id, "files03")
+    result = restore_vm(
+        site.cluster, site.repository, site.workers, point.id, "files03", allow_damaged=True
+    )
+    (damaged,) = result.damaged
+    assert (damaged.disk_id, damaged.ranges_bytes) == (point.disks[0].disk_id, (spoilt,))
+    with site.cluster.client() as client:
+        new = client.vm(result.vm_id)
+        copy = client.create_recovery_point(
+            name="proof",
+            vm_ids=[new.id],
+            expires_at=point.created_at.replace(year=point.created_at.year + 1),
+            request_id="0a8f6f6f-7f0a-4b8e-9d55-6f1d0f4e2b11",
+        )
+        restored = client.recovery_point(copy)
+        parts = client.disk_recovery_points(copy, restored.vm_recovery_points[0].id)
+        made = {part.disk_id: part.ref.disk_recovery_point_id for part in parts}
+        for disk, new_disk in zip(point.disks, new.data_disks, strict=True):
+            reference = disk.source_facts["recovery_point"]["disk_recovery_point_id"]
+            theirs = bytearray(Path(simulator.story.frozen(reference)["path"]).read_bytes())
+            if disk.disk_id == damaged.disk_id:
+                start, end = spoilt
+                assert any(theirs[start:end])
+                theirs[start:end] = bytes(end - start)
+            ours = Path(simulator.story.frozen(made[new_disk.id])["path"])
+            assert ours.read_bytes() == theirs, disk.label
+        client.delete_recovery_point(copy)
+        client.delete_vm(new.id)
+    assert_nothing_is_left(site)
+
+
+def spoil_one_chunk(repository: Repository, point: RestorePoint) -> tuple[int, int]:
+    """Flip a bit in the stored bytes of one chunk of the first disk; returns its byte range."""
+    disk = point.disks[0]
+    reader = repository.open_disk(point, disk.disk_id)
+    places = reader._window(0)
+    ids = [place["id"].tobytes() for place in places]
+    chunk = next(
+        row for row in range(len(ids)) if places["length"][row] and ids.count(ids[row]) == 1
+    )
+    name = places["pack"][chunk].tobytes().hex()
+    path = Path(repository.url, "data", name[:2], name)
+    data = bytearray(path.read_bytes())
+    data[int(places["offset"][chunk]) + 100] ^= 1
+    path.write_bytes(data)
+    size = disk.chunk_size_bytes
+    return chunk * size, min((chunk + 1) * size, disk.size_bytes)
