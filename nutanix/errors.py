@@ -137,7 +137,10 @@ class NotFound(NutanixError, LookupError):
     def __init__(self, kind: str, object_id: str, messages: Sequence[ClusterMessage] = ()) -> None:
         self.kind, self.object_id, self.messages = kind, object_id, tuple(messages)
         said = f": {_joined(messages)}" if messages else ""
-        super().__init__(f"There is no {kind} {object_id} on the cluster{said}.")
+        super().__init__(
+            f"There is no {kind} {object_id} on the cluster{said}. "
+            "Look in Prism whether it was deleted, or whether the account may see it."
+        )
 
 
 class VmNotFound(NotFound):
@@ -147,7 +150,8 @@ class VmNotFound(NotFound):
         self.close_names = tuple(close_names)
         super().__init__("VM", name_or_id)
         hint = f" Did you mean {' or '.join(close_names)}?" if close_names else ""
-        self.args = (f"There is no VM {name_or_id} on the cluster.{hint}",)
+        advice = hint or " `ahvault vms` lists what there is."
+        self.args = (f"There is no VM {name_or_id} on the cluster.{advice}",)
 
 
 class VmAmbiguous(NutanixError):
@@ -165,7 +169,10 @@ class RequestInvalid(NutanixError):
 
     def __init__(self, call: str, status: int, messages: Sequence[ClusterMessage]) -> None:
         self.call, self.status, self.messages = call, status, tuple(messages)
-        super().__init__(f"The cluster refuses to {call} (HTTP {status}): {_joined(messages)}.")
+        super().__init__(
+            f"The cluster refuses to {call} (HTTP {status}): {_joined(messages)}. "
+            "Mend what it names and try again; if that is nothing of yours, report it."
+        )
 
 
 class ConcurrentChange(NutanixError):
@@ -205,7 +212,10 @@ class AnswerUnusable(NutanixError):
 
     def __init__(self, call: str, reason: str) -> None:
         self.call, self.reason = call, reason
-        super().__init__(f"The cluster's answer to '{call}' cannot be used: {reason}.")
+        super().__init__(
+            f"The cluster's answer to '{call}' cannot be used: {reason}. "
+            "Try again; if it stays so, report it with the release of Prism Central."
+        )
 
 
 class RegionsUnusable(AnswerUnusable):
@@ -221,7 +231,9 @@ class FeatureMissing(NutanixError):
 
     def __init__(self, call: str, reason: str) -> None:
         self.call, self.reason = call, reason
-        super().__init__(f"The cluster cannot {call}: {reason}.")
+        super().__init__(
+            f"The cluster cannot {call}: {reason}. Update Prism Central and AOS to 7.3 or newer."
+        )
 
 
 class OperationFailed(NutanixError):
@@ -240,7 +252,8 @@ class OperationFailed(NutanixError):
         self.messages, self.entity_ids = tuple(messages), tuple(entity_ids)
         super().__init__(
             f"The cluster failed to {call}: {_joined(messages)} "
-            f"(its task {operation_id} ended {status})."
+            f"(its task {operation_id} ended {status}). "
+            "Mend what it names, or look at the task in Prism, then try again."
         )
 
 
@@ -283,7 +296,10 @@ class DeviceMismatch(DiskError):
     def __init__(self, disk: str, devices: Sequence[Path | str], reason: str) -> None:
         self.disk, self.devices, self.reason = disk, tuple(devices), reason
         found = ", ".join(str(device) for device in devices)
-        super().__init__(f"Refusing to use {found} as disk {disk}: {reason}.")
+        super().__init__(
+            f"Refusing to use {found} as disk {disk}: {reason}. "
+            "Look at what is attached to the worker and at its device directory, then try again."
+        )
 
 
 class TargetRefused(DiskError):
@@ -291,7 +307,10 @@ class TargetRefused(DiskError):
 
     def __init__(self, portal: str, target: str, reason: str) -> None:
         self.portal, self.target, self.reason = portal, target, reason
-        super().__init__(f"The iSCSI target {target} at {portal} refused the login: {reason}.")
+        super().__init__(
+            f"The iSCSI target {target} at {portal} refused the login: {reason}. "
+            "Check the data services address, port and CHAP secret with `ahvault doctor`."
+        )
 
 
 class DataServicesMissing(DiskError):
@@ -329,5 +348,6 @@ class DiskIoError(DiskError):
         self.action, self.disk, self.device = action, disk, device
         self.offset_bytes, self.reason = offset_bytes, reason
         super().__init__(
-            f"Cannot {action} disk {disk} ({device}) at byte {offset_bytes}: {reason}."
+            f"Cannot {action} disk {disk} ({device}) at byte {offset_bytes}: {reason}. "
+            "Look at the worker's system log; the next run reads the disk again."
         )

@@ -33,6 +33,8 @@ EXAMPLES = [
     e.DeviceNotFound("0 (d)", Path("/dev"), looked_for="disk/by-path/x", timeout_s=60),
     e.DeviceMismatch("0 (d)", [Path("/dev/sdb")], "several devices fit"),
     e.TargetRefused("192.0.2.9:3260", "iqn.x", "the CHAP secret is wrong or missing"),
+    e.DataServicesMissing("main"),
+    e.InitiatorFailed("run iscsiadm -m session", "the iscsid service cannot be reached"),
     e.DiskIoError("read", "0 (d)", Path("/dev/sdb"), 512, "Input/output error"),
 ]
 

@@ -1,0 +1,70 @@
+"""Sessions and restores in bad weather: never a wrong restore point, never a leftover, never a mute failure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from simulator import Simulator
+from tests.storm.plain_engine import without_engine
+from tests.storm.weather import draw
+from tests.storm.world import SETTINGS, World, impatient
+
+CHAIN = 10
+"""Sessions over one repository, one after another."""
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[Simulator]:
+    """The cluster of all storms of this process."""
+    with Simulator(size=0.02, settings=SETTINGS) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def hurried() -> Iterator[None]:
+    """The flows without Prefect's engine, and waits of milliseconds."""
+    with without_engine(), impatient():
+        yield
+
+
+def storm(simulator: Simulator, folder: Path, seeds: range) -> Counter[str]:
+    """One session after another, each in the weather of its seed."""
+    world = World(simulator, folder)
+    try:
+        for seed in seeds:
+            world.run(draw(seed))
+    finally:
+        simulator.story.set_faults({})
+        world.end()
+        print(f"seeds {seeds.start} to {seeds.stop - 1}: {dict(world.outcomes)}")
+        for message in sorted(world.messages):
+            print("   ", message)
+    return world.outcomes
+
+
+def report(outcomes: Counter[str], count: Callable[[str, int], None]) -> None:
+    """Into the run's proofs."""
+    for name, number in sorted(outcomes.items()):
+        count(f"storm: {name.strip()}", number)
+
+
+def test_a_short_storm(
+    simulator: Simulator, tmp_path: Path, count: Callable[[str, int], None]
+) -> None:
+    """Ten seeds: every restore point holds its recovery point's bytes, nothing stays behind, failures say why."""
+    outcomes = storm(simulator, tmp_path, range(CHAIN))
+    assert outcomes["sessions made"] > 0
+    report(outcomes, count)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("start", range(1000, 1500, CHAIN))
+def test_the_great_storm(
+    simulator: Simulator, tmp_path: Path, start: int, count: Callable[[str, int], None]
+) -> None:
+    """Five hundred sessions of the same, ten to a repository."""
+    report(storm(simulator, tmp_path, range(start, start + CHAIN)), count)
