@@ -22,7 +22,7 @@ NutanixError
     ├── DeviceMismatch      the device there is not, or not surely, that disk
     ├── DataServicesMissing the cluster serves no iSCSI: an address must be set there
     ├── TargetRefused       the iSCSI target does not let us in
-    ├── InitiatorFailed     this machine's open-iscsi does not do its part
+    ├── InitiatorFailed     this machine's open-iscsi does not do its part (transient)
     └── DiskIoError         reading or writing it failed (transient)
 
 No error carries a credential: messages are built from addresses, ids and the cluster's own words.

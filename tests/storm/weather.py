@@ -33,19 +33,12 @@ class Weather:
         """The faults as the simulator takes them."""
         return {"seed": self.seed, "faults": self.faults}
 
-    def kinds(self) -> set[str]:
-        """The kinds of trouble that were ordered, for the count."""
-        kinds = {
-            f"{each['kind']}:{each.get('outcome', each.get('how', ''))}" for each in self.faults
-        }
-        return kinds | ({"host down"} if self.host_down else set())
-
 
 def draw(seed: int) -> Weather:
-    """The weather of a seed: one fair session in eight, else one to four kinds of trouble."""
+    """The weather of a seed: one fair session in eight, else one to five kinds of trouble."""
     chance = random.Random(f"weather/{seed}")
     makers = list(FAULTS)
-    count = 0 if chance.random() < 0.125 else chance.randint(1, 4)
+    count = 0 if chance.random() < 0.125 else chance.randint(1, 5)
     access = "iscsi" if chance.random() < 0.25 else "direct"
     faults = [fault for maker in chance.sample(makers, count) for fault in maker(chance)]
     if access == "iscsi" and chance.random() < 0.5:
@@ -74,7 +67,8 @@ def _rate_limit_by_group(chance: random.Random) -> list[dict[str, Any]]:
 
 def _dead_service(chance: random.Random) -> list[dict[str, Any]]:
     path = chance.choice(("*recovery-points*", "*volume-groups*", "*discover-cluster", "*tasks*"))
-    return [{"kind": "status", "status": 503, "match": {"path": path, "method": chance.choice(("*", "POST", "GET"))},
+    method = chance.choice(("*", "POST", "GET", "DELETE"))
+    return [{"kind": "status", "status": 503, "match": {"path": path, "method": method},
              "times": chance.choice((5, 40))}]  # fmt: skip
 
 

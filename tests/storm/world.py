@@ -119,6 +119,7 @@ class World:
             except Exception as error:  # noqa: BLE001 - which ones are allowed is looked at below
                 ended = error
         self._keep(f"seed {weather.seed}", ended, vm_errors)
+        self._count_faults(weather)
         if weather.with_restore:
             self._restore(weather, chance)
         self.simulator.story.set_faults({})
@@ -200,6 +201,13 @@ class World:
         self.outcomes[f"sessions {whole}"] += 1
         for error in vm_errors:
             self.outcomes[f"  VM failed with {type(error).__name__}"] += 1
+
+    def _count_faults(self, weather: Weather) -> None:
+        struck = self.simulator.story.struck_faults()
+        for fault, times in zip(weather.faults, struck, strict=True):
+            how = fault.get("outcome") or fault.get("how") or fault.get("status") or ""
+            self.outcomes[f"faults struck, {fault['kind']} {how}".rstrip()] += times
+        self.outcomes["hosts taken down"] += weather.host_down is not None
 
     def _restore(self, weather: Weather, chance: random.Random) -> None:
         """A restore in the same weather: the right bytes, or a typed refusal and nothing left."""
