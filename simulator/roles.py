@@ -64,7 +64,8 @@ _NEEDS = {
     "View_Cluster_By_Id": "get_cluster_by_id list_hosts_by_cluster_id",
     "View_Cluster": "list_clusters",
     "View_Host": "list_hosts get_host_by_id",
-    "View_Storage_Container": "list_storage_containers get_storage_container_by_id",
+    "View_Storage_Container": "list_storage_containers get_storage_container_by_id "
+    "get_storage_container_stats",
     "View_Subnet": "list_subnets",
     "View_Subnet_By_Id": "get_subnet_by_id list_subnet_vnics",
     "View_Category": "list_categories get_category_by_id",
@@ -102,8 +103,26 @@ _BACKUP_ADMIN_LACKS = frozenset(
         "Delete_Image",
     }
 )
+FOR_ADMINISTRATORS = frozenset(
+    {
+        "create_storage_container",
+        "update_category_by_id",
+        "delete_category_by_id",
+        "assign_vm_owner",
+        "add_vm_custom_attributes",
+        "remove_vm_custom_attributes",
+        "list_ovas",
+        "list_templates",
+    }
+)
+"""Beyond what is told apart here; so is everything of iam."""
 ADMINISTRATORS = ("Super Admin", "Prism Admin")
 ADMIN = "admin"
+
+
+def is_classified(handler: str) -> bool:
+    """Whether it is known who may use what a handler does."""
+    return handler in _OPERATION_OF or handler in _PUBLIC or handler in FOR_ADMINISTRATORS
 
 
 def operations(cluster: Cluster) -> list[Document]:

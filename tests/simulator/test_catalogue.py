@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from simulator.roles import is_classified
+from simulator.simulation import CATALOGUES
 from simulator.sparse import MiB
 
 VMS = "/vmm/v4.3/ahv/config/vms"
@@ -329,6 +331,17 @@ def test_an_api_key_opens_the_door_until_it_is_revoked(api: Any) -> None:
         api.send("POST", f"{path}/{made['extId']}/$actions/revoke")
         bare.cookies.clear()
         assert bare.get(f"/api{VMS}").status_code == 401
+
+
+def test_every_call_says_who_may_make_it() -> None:
+    """No call of the catalogue is closed to service accounts by having been forgotten."""
+    handlers = {
+        route.handler.__name__
+        for catalogue in CATALOGUES
+        for route in catalogue.routes
+        if catalogue.namespace != "iam"
+    }
+    assert {name for name in handlers if not is_classified(name)} == set()
 
 
 def test_a_role_gives_what_it_holds_and_nothing_more(api: Any) -> None:
