@@ -135,6 +135,8 @@ def _view(result: RestoreResult) -> Iterator[RenderableType]:
         f"{human_bytes(result.restored_bytes)} written in {human_duration(result.duration_s)}"
         f" by {result.worker or 'no worker'}"
     )
+    for name in result.volume_groups:
+        yield f"Volume group {name} was made and attached to it"
     for text in result.warnings:
         yield f"warning: {text}"
     for disk in result.damaged:

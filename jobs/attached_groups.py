@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from jobs.errors import SnapshotIncomplete
 from nutanix import AhvClient, DiskRecoveryPointRef, RecoveryPoint, Vm, VolumeDisk, VolumeGroup
 
+RULED_OUT = "left out by a disk rule of the job"
 GROUPS_MAX = 29
 """A recovery point covers 30 VMs and groups at most, and one of them is the VM (`nutanix-v4 §14.1`)."""
 
@@ -55,14 +56,17 @@ class GroupChoice:
     """Ids and reasons."""
 
 
-def choose_groups(client: AhvClient, vm: Vm) -> GroupChoice:
-    """Look at every group attached to the VM. Raises `NutanixError`."""
+def choose_groups(client: AhvClient, vm: Vm, *, are_wanted: bool = True) -> GroupChoice:
+    """Look at every group attached to the VM. Raises `NutanixError`.
+
+    With `are_wanted` false, when a rule of the job leaves them out (E3), none is taken.
+    """
     taken: list[VolumeGroup] = []
     left_out: list[tuple[str, str]] = []
     for group_id in vm.volume_group_ids:
         group = client.volume_group(group_id)
         others = [each for each in client.vm_attachments(group_id) if each.vm_id != vm.id]
-        reason = _why_not(group, other_count=len(others))
+        reason = _why_not(group, other_count=len(others)) if are_wanted else RULED_OUT
         if reason is None and len(taken) == GROUPS_MAX:
             reason = f"a recovery point holds no more than {GROUPS_MAX} groups beside its VM"
         if reason is None:

@@ -194,8 +194,9 @@ def _existing(client: AhvClient, repository: Repository, leftover: Leftover) -> 
     """Ids of what carries our mark and this name now, and is the recorded object where an id is known."""
     if leftover.kind == "vm":
         return _existing_vm(client, leftover)
-    if not leftover.name.startswith(repository_prefix(repository.id)):
-        return []
+    is_marked = leftover.name.startswith(repository_prefix(repository.id))
+    if not is_marked and (leftover.kind != "volume-group" or leftover.object_id is None):
+        return []  # A restored group bears its VM's name, so only its id can prove it ours.
     listed: Iterable[tuple[str, str]]
     if leftover.kind == "volume-group":
         listed = ((each.id, each.name) for each in client.volume_groups(name_prefix=leftover.name))

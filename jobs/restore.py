@@ -1,8 +1,8 @@
 """From a restore point back to a VM on a cluster (X1-X8, `nutanix-v4 §18` C).
 
 A restore never touches an existing VM: it makes a new one beside it, under the name that the
-operator gives. Blank volume disks are attached to a worker and filled, then a new VM is created
-from clones of them, and the volume group goes.
+operator gives. Blank volume disks are attached to a worker and filled, then a new VM, and new volume
+groups beside it, are created from clones of them, and the group that carried them goes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,13 @@ from pydantic import BaseModel, ConfigDict
 
 from jobs.errors import RestoreRefused
 from jobs.journal import Entry
+from jobs.restore_groups import (
+    attach_groups,
+    captured_groups,
+    group_name,
+    make_groups,
+    taken_group_names,
+)
 from jobs.session import Session
 from jobs.story import VmStory
 from jobs.volumes import Attachment, DiskGroup, make_group
@@ -81,6 +88,8 @@ class RestoreResult(BaseModel):
     worker: str | None
     worker_reason: str | None
     is_on: bool
+    volume_groups: tuple[str, ...] = ()
+    """Names of the volume groups that were made and attached to it."""
     warnings: tuple[str, ...] = ()
     damaged: tuple[DamagedDisk, ...] = ()
     """Not empty only if the restore was told to allow damage."""
@@ -97,6 +106,10 @@ def choose_target(
     subject = f"{point.vm_name} of {point.created_at:%Y-%m-%d %H:%M} UTC"
     if any(vm.name == vm_name for vm in client.vms()):
         raise RestoreRefused(subject, f"a VM called {vm_name} exists already; give another name")
+    taken = taken_group_names(client, point, vm_name)
+    if taken:
+        reason = f"a volume group called {taken[0]} exists already; give another name"
+        raise RestoreRefused(subject, reason)
     cluster_id = _cluster_of(client, point, subject)
     usable = [each for each in client.storage_containers() if _is_usable(each, cluster_id)]
     if not usable:
@@ -104,7 +117,10 @@ def choose_target(
     if container is not None:
         chosen = _named(usable, container, subject)
         return RestoreTarget(
-            vm_name=vm_name, cluster_id=cluster_id, container_ids=(chosen.id,) * len(point.disks)
+            vm_name=vm_name,
+            cluster_id=cluster_id,
+            container_ids=(chosen.id,) * len(point.disks),
+            warnings=_lacking(point),
         )
     return _where_it_was(point, vm_name, cluster_id, usable)
 
@@ -203,6 +219,9 @@ def create_restored_vm(
         cluster_id=target.cluster_id,
         disks=disks,
         subnets=_lost_subnets(client, captured),
+        restored_volume_group_ids=frozenset(
+            each.volume_group_id for each in captured_groups(point)
+        ),
         known_category_ids=frozenset(category.id for category in client.categories()),
         keeps_macs=not original_exists,
     )
@@ -211,9 +230,16 @@ def create_restored_vm(
         warnings.append(
             "Network cards get new MAC addresses, because the original VM still exists."
         )
+    groups = make_groups(
+        session, point, vm_name=target.vm_name, cluster_id=target.cluster_id, disks=disks
+    )
     entry = session.journal.intend("vm", target.vm_name, point.vm_id)
     vm_id = _create(session, rebuilt.spec, entry)
-    session.journal.forget(entry)  # From here on the VM is the operator's, whatever fails after.
+    entry = session.journal.created(entry, vm_id)
+    attach_groups(session, groups, vm_id)
+    # From here on they are the operator's, whatever fails after.
+    for each in (entry, *(made for _, made in groups)):
+        session.journal.forget(each)
     return vm_id, warnings
 
 
@@ -259,6 +285,7 @@ def restore_result(
         worker=story.worker,
         worker_reason=story.worker_reason,
         is_on=is_on,
+        volume_groups=tuple(group_name(story.vm_name, each) for each in captured_groups(point)),
         warnings=tuple(story.warnings),
         damaged=damaged,
     )
@@ -299,6 +326,11 @@ def _is_usable(container: StorageContainer, cluster_id: str) -> bool:
     )
 
 
+def _lacking(point: RestorePoint) -> tuple[str, ...]:
+    """What the VM had and the restore point does not hold, said once more where it matters (N3)."""
+    return tuple(f"{each}, so it is not restored" for each in point.source.get("lacks") or ())
+
+
 def _named(usable: Sequence[StorageContainer], name: str, subject: str) -> StorageContainer:
     for container in usable:
         if name in (container.name, container.id):
@@ -314,8 +346,10 @@ def _where_it_was(
 ) -> RestoreTarget:
     known = {container.id for container in usable}
     origin = {disk.id: disk.storage_container_id for disk in captured_vm(point).data_disks}
+    for group in captured_groups(point):
+        origin |= {disk.disk_id: disk.storage_container_id for disk in group.disks}
     fallback = sorted(usable, key=lambda container: container.name)[0]
-    containers, warnings = [], []
+    containers, warnings = [], [*_lacking(point)]
     for disk in point.disks:
         wanted = origin.get(disk.disk_id)
         if wanted not in known:

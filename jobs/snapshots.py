@@ -11,7 +11,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from jobs.attached_groups import CapturedGroup, GroupChoice, capture_groups, choose_groups
+from jobs.attached_groups import (
+    RULED_OUT,
+    CapturedGroup,
+    GroupChoice,
+    capture_groups,
+    choose_groups,
+)
 from jobs.errors import ConsistencyNotReached, SnapshotIncomplete, VmBusy
 from jobs.journal import Entry, read_journal
 from jobs.reconcile import committed_sources
@@ -98,7 +104,8 @@ def take_snapshot(session: BackupSession, vm_id: str) -> Snapshot:
     tight = check_containers(session.space, session.client, session.clock, session.job.space, vm)
     if session.job.consistency == "application" and not vm.can_vss:
         _require_policy(session, vm.name, "its guest tools cannot quiesce it")
-    groups = choose_groups(session.client, vm)
+    rule = session.disk_rule(vm.id)
+    groups = choose_groups(session.client, vm, are_wanted=rule.volume_groups)
     name = session.object_name(vm.name)
     entry = session.journal.intend("recovery-point", name, vm.id)
     _require_first(session, vm, entry)
@@ -186,7 +193,9 @@ def _read_back(
     point = client.recovery_point(str(entry.object_id))
     captured, told = _captured(session, vm, point.vm_recovery_points[0].id)
     captured_groups, lacks = capture_groups(client, captured, point, groups)
-    disks = [*_own_disks(session, captured, point), *_group_disks(captured_groups)]
+    own, ruled_out = _own_disks(session, captured, point)
+    disks = [*own, *_group_disks(captured_groups)]
+    lacks = [*ruled_out, *lacks]
     return Snapshot(
         vm_id=vm.id,
         vm_name=captured.name,
@@ -205,22 +214,33 @@ def _read_back(
     )
 
 
-def _own_disks(session: BackupSession, captured: Vm, point: RecoveryPoint) -> list[DiskSnapshot]:
+def _own_disks(
+    session: BackupSession, captured: Vm, point: RecoveryPoint
+) -> tuple[list[DiskSnapshot], list[str]]:
+    """The VM's own disks that the job wants (E3), and in words those that it does not."""
     vm_point_id = point.vm_recovery_points[0].id
     points = session.client.disk_recovery_points(point.id, vm_point_id)
     held = {disk.disk_id: disk.ref for disk in points}
-    missing = [disk.label for disk in captured.data_disks if disk.id not in held]
+    rule = session.disk_rule(captured.id)
+    wanted = [disk for disk in captured.data_disks if rule.takes(disk.label)]
+    ruled_out = [
+        f"not in the restore point: disk {disk.label}: {RULED_OUT}"
+        for disk in captured.data_disks
+        if not rule.takes(disk.label)
+    ]
+    missing = [disk.label for disk in wanted if disk.id not in held]
     if missing:
         raise SnapshotIncomplete(captured.name, missing)
-    return [
+    disks = [
         DiskSnapshot(
             disk_id=disk.id,
             label=disk.label,
             size_bytes=disk.size_bytes,
             recovery_point=held[disk.id],
         )
-        for disk in captured.data_disks
+        for disk in wanted
     ]
+    return disks, ruled_out
 
 
 def _group_disks(groups: tuple[CapturedGroup, ...]) -> Iterator[DiskSnapshot]:
@@ -250,7 +270,8 @@ def _told_honestly(
     wanted = session.job.consistency
     if wanted == "application" and got != wanted and session.job.if_not_consistent == "warn":
         yield f"the snapshot is crash-consistent; application consistency was not reached{why}"
-    yield from lacks
+    # What a rule leaves out is as the operator wants it: stored and shown, but no warning.
+    yield from (text for text in lacks if not text.endswith(RULED_OUT))
 
 
 def _require_first(session: BackupSession, vm: Vm, entry: Entry) -> None:

@@ -44,6 +44,7 @@ def rebuild_vm(
     subnets: Mapping[str, str | None] | None = None,
     known_category_ids: frozenset[str] | None = None,
     storage_container_id: str | None = None,
+    restored_volume_group_ids: frozenset[str] = frozenset(),
     keeps_macs: bool = True,
 ) -> VmRebuild:
     """The captured VM under a new name, with its data disks cloned from volume disks.
@@ -51,6 +52,7 @@ def rebuild_vm(
     `disks` maps the captured disks' ids to what was restored; a data disk that is not in it is left
     out with a warning. `subnets` maps captured subnet ids to new ones, `None` for "leave the card
     out"; one that is not in it stays. With `known_category_ids`, others are dropped with a warning.
+    Volume groups are attached by the caller; those in `restored_volume_group_ids` are not missed.
     `keeps_macs=False` when the old VM may still run beside the new one.
     """
     warnings: list[str] = []
@@ -77,7 +79,7 @@ def rebuild_vm(
             if captured.config.get(key) is not None
         },
     )
-    return VmRebuild(spec, (*warnings, *_left_behind(captured)))
+    return VmRebuild(spec, (*warnings, *_left_behind(captured, restored_volume_group_ids)))
 
 
 def _disks(
@@ -157,7 +159,7 @@ def _categories(captured: Vm, known: frozenset[str] | None, warnings: list[str])
     return tuple(each for each in captured.category_ids if each in known)
 
 
-def _left_behind(captured: Vm) -> tuple[str, ...]:
+def _left_behind(captured: Vm, restored_group_ids: frozenset[str]) -> tuple[str, ...]:
     """What a plain VM create cannot bring back (`nutanix-v4 §24.9`)."""
     said = []
     if captured.has_vtpm:
@@ -171,6 +173,7 @@ def _left_behind(captured: Vm) -> tuple[str, ...]:
             said.append(f"{what} are not assigned again.")
     if any(drive.holds_image for drive in captured.cd_roms):
         said.append("CD-ROM drives come back empty.")
-    if captured.volume_group_ids:
-        said.append(f"{len(captured.volume_group_ids)} volume group(s) are not attached again.")
+    lost = set(captured.volume_group_ids) - restored_group_ids
+    if lost:
+        said.append(f"{len(lost)} volume group(s) are not attached again.")
     return tuple(said)
