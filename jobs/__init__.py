@@ -10,7 +10,6 @@ from jobs.errors import (
     ConsistencyNotReached,
     DamageFound,
     DisksUnexpected,
-    HookFailed,
     JobError,
     JobInvalid,
     NothingToBackUp,
@@ -21,19 +20,18 @@ from jobs.errors import (
     SnapshotIncomplete,
     StorageNearlyFull,
     VmBusy,
+    WorkerLost,
 )
 from jobs.extents import DiskPlan, ReadCause, ReadMethod
 from jobs.figures import human_bytes, human_duration, human_rate, human_ratio, human_span, utc_text
-from jobs.hooks import HookFacts, run_hook
 from jobs.job_file import ScheduledJob, parse_job, read_job_file
 from jobs.journal import Entry, Journal
 from jobs.known_jobs import KnownJob, known_jobs, remember_job, retire_job
 from jobs.markdown import session_markdown, vm_cells
 from jobs.model import BackupJob, WorkerSpec
-from jobs.moving import worker_failure
+from jobs.moving import WorkersTried, worker_failure
 from jobs.policies import (
     BackupWindow,
-    BeforeHook,
     CircuitBreaker,
     Hook,
     Hooks,
@@ -65,6 +63,7 @@ from jobs.retention import (
 from jobs.scope import ChosenVms, LeftOut, VmTarget, choose_vms
 from jobs.selection import DiskRule, Scope, Selection
 from jobs.session import BackupSession, Session, open_backup_session, open_session
+from jobs.slots import LocalSlots, SlotHold, Slots
 from jobs.snapshots import DiskSnapshot, Snapshot, abandon_snapshot, take_snapshot
 from jobs.status import (
     Protection,
@@ -74,7 +73,6 @@ from jobs.status import (
     read_status,
     vms_in_scope,
 )
-from jobs.stop_requests import StopRequest, ask_to_stop, stop_asked
 from jobs.story import VmStory, told_to_the_end
 from jobs.transfer import commit_point, group_snapshot, plan_reads, transfer_disk
 from jobs.upkeep_markdown import (
@@ -96,7 +94,6 @@ __all__ = [
     "BackupSession",
     "BackupWindow",
     "BackupsLate",
-    "BeforeHook",
     "ChosenVms",
     "CircuitBreaker",
     "ConsistencyNotReached",
@@ -110,8 +107,6 @@ __all__ = [
     "Entry",
     "ForgottenByRule",
     "Hook",
-    "HookFacts",
-    "HookFailed",
     "Hooks",
     "JobError",
     "JobInvalid",
@@ -119,6 +114,7 @@ __all__ = [
     "KnownJob",
     "LeftOut",
     "Leftover",
+    "LocalSlots",
     "NoWorker",
     "NothingToBackUp",
     "NullObserver",
@@ -140,11 +136,12 @@ __all__ = [
     "SessionFailed",
     "SessionResult",
     "SessionStopped",
+    "SlotHold",
+    "Slots",
     "Snapshot",
     "SnapshotIncomplete",
     "SpaceLimits",
     "StatusReport",
-    "StopRequest",
     "StorageNearlyFull",
     "TransferLimits",
     "VmBusy",
@@ -154,13 +151,14 @@ __all__ = [
     "VmTarget",
     "WeeklyTimes",
     "WorkerChoice",
+    "WorkerLost",
     "WorkerPool",
     "WorkerSpec",
     "WorkerState",
+    "WorkersTried",
     "abandon_snapshot",
     "apply_known_retention",
     "apply_retention",
-    "ask_to_stop",
     "attach",
     "carry_out",
     "check_repository",
@@ -204,12 +202,10 @@ __all__ = [
     "restore_result",
     "retention_markdown",
     "retire_job",
-    "run_hook",
     "session_attempts",
     "session_markdown",
     "settle_snapshot",
     "status_markdown",
-    "stop_asked",
     "take_snapshot",
     "told_to_the_end",
     "transfer_disk",

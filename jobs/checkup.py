@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from jobs.disk_access import why_no_access
 from jobs.model import WorkerSpec
-from jobs.worker_pool import find_worker_vm
+from jobs.worker_checks import find_worker_vm, self_test
 from nutanix import AhvClient, Finding, Level, NutanixError, Vm
 from repository import Clock, Repository, RepositoryError
 
@@ -31,8 +30,8 @@ def check_workers(client: AhvClient, workers: Sequence[WorkerSpec]) -> Iterator[
         )
     for spec in workers:
         try:
-            vm = find_worker_vm(client, spec)
-            reason = why_no_access(client, spec, vm.cluster_id if vm else None)
+            vm = find_worker_vm(client.vms(), spec)
+            reason = self_test(client, spec, vm)
         except NutanixError as error:
             reason = str(error)
         if reason is not None:

@@ -4,12 +4,12 @@ JobError
 ├── JobInvalid          the job as written cannot run: name the field, change the job
 ├── NothingToBackUp     the scope selects no VM
 ├── NoWorker            no configured worker can be used for a VM
+├── WorkerLost          a worker died under a transfer: another one may go on
 ├── VmBusy              another session is backing up this VM right now
 ├── DisksUnexpected     a volume group does not hold the disks that were asked for
 ├── SnapshotIncomplete  a recovery point does not hold what was asked for
 ├── ConsistencyNotReached  the job insists on application consistency, and it was not reached
 ├── StorageNearlyFull   the cluster has too little free space for a snapshot
-├── HookFailed          a program of the operator's failed before or after the session
 ├── RestoreRefused      the restore as asked would do harm or cannot be done
 ├── SessionStopped      the operator or the system asked the session to stop
 ├── BackupsLate         VMs have no good restore point that is young enough
@@ -61,6 +61,14 @@ class NoWorker(JobError):
             f"No worker can be used to {purpose}: {told or 'none is configured'}. "
             "Name at least one worker VM of the cluster that can be powered on."
         )
+
+
+class WorkerLost(JobError):
+    """A worker, or what moves data on it, died under a transfer. Another worker can go on."""
+
+    def __init__(self, worker: str, reason: str) -> None:
+        self.worker, self.reason = worker, reason
+        super().__init__(f"Worker {worker} was lost: {reason}.")
 
 
 class SnapshotIncomplete(JobError):
@@ -118,14 +126,6 @@ class DisksUnexpected(JobError):
         )
 
 
-class HookFailed(JobError):
-    """A hook did not do its work; `reason` says how it ended and what it printed last."""
-
-    def __init__(self, when: str, program: str, reason: str) -> None:
-        self.when, self.program, self.reason = when, program, reason
-        super().__init__(f"The hook {when} the session, {program}, failed: {reason}")
-
-
 class RestoreRefused(JobError):
     """The restore as asked cannot be done, or would harm something that exists."""
 
@@ -150,10 +150,6 @@ class SessionFailed(JobError):
     def __init__(self, result: SessionResult) -> None:
         self.result = result
         failed = [vm for vm in result.vms if vm.status == "failed"]
-        if not failed:
-            why = next((vm.error for vm in result.vms if vm.error), "it selected no VM")
-            super().__init__(f"No VM was backed up: {why}")
-            return
         first = failed[0]
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         super().__init__(

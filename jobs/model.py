@@ -65,6 +65,25 @@ class WorkerSpec(BaseModel):
         float, Field(gt=0, le=600, description="Seconds to wait until an attached disk appears.")
     ] = 60.0
     enabled: Annotated[bool, Field(description="A disabled worker is never selected (W3).")] = True
+    queue: Annotated[
+        str | None,
+        Field(
+            description="Work queue of the Prefect worker that runs inside this worker and moves its "
+            "disks there. Empty: the disks are read on the machine that runs the session."
+        ),
+    ] = None
+    boot_timeout_s: Annotated[
+        float,
+        Field(gt=0, le=3600, description="Seconds from power-on until the worker must be of use."),
+    ] = 300.0
+    shutdown_timeout_s: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=3600,
+            description="Seconds a guest gets to shut down before its power is cut.",
+        ),
+    ] = 120.0
 
 
 class BackupJob(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jobs.errors import WorkerLost
 from jobs.volumes import Attachment
 from nutanix import DiskError
 
@@ -14,4 +15,32 @@ def worker_failure(error: BaseException, attachment: Attachment) -> str | None:
     """
     if attachment.stop.lost is not None:
         return attachment.stop.lost
+    if isinstance(error, WorkerLost):
+        return error.reason
     return str(error) if isinstance(error, DiskError) else None
+
+
+class WorkersTried:
+    """Which workers failed one VM, why, and which of them may try again.
+
+    A worker gets its second chance only when no other is left: a read error or a loss of power may
+    have been a matter of the moment.
+    """
+
+    def __init__(self) -> None:
+        self.failed: dict[str, str] = {}
+        """Out for now, with the reason."""
+        self._failed_once: set[str] = set()
+        self._had_second: set[str] = set()
+
+    def failed_in_transfer(self, worker: str, why: str) -> None:
+        """The worker failed while it moved the disks."""
+        self.failed[worker] = why
+        (self._had_second if worker in self._failed_once else self._failed_once).add(worker)
+
+    def allow_second_chance(self) -> list[str]:
+        """Let those try again that failed once; their names, none when there is nobody left."""
+        names = sorted(self._failed_once - self._had_second)
+        for name in names:
+            self.failed.pop(name, None)
+        return names

@@ -28,7 +28,7 @@ from datetime import timedelta
 from jobs.journal import Entry, all_entries, forget_entry, read_journal
 from jobs.leases import drop_ended_leases, is_alive
 from jobs.marks import repository_prefix
-from jobs.worker_pool import release_worker
+from jobs.worker_power import release_worker
 from nutanix import AhvClient, NutanixError
 from repository import Clock, Repository, RepositoryError, RestorePoint
 

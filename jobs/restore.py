@@ -140,6 +140,7 @@ def group_blank_disks(session: Session, point: RestorePoint, target: RestoreTarg
             for index, (disk, container_id) in enumerate(places)
         ],
         sizes_bytes=[disk.size_bytes for disk in point.disks],
+        is_urgent=True,  # Somebody waits for it; the backups of the night do not mind (W5).
     )
 
 

@@ -10,8 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 
-from jobs.admission import Admission
-from jobs.errors import JobError, SessionStopped
+from jobs.errors import SessionStopped
 from jobs.journal import Journal
 from jobs.leases import LeaseHolder
 from jobs.marks import object_name
@@ -22,9 +21,10 @@ from jobs.results import SessionResult, VmResult, worst_status
 from jobs.retention import RetentionResult
 from jobs.scope import ALL_DISKS, ChosenVms, VmTarget
 from jobs.selection import DiskRule
+from jobs.slots import Slots
 from jobs.space import SpaceWatch, check_repository
-from jobs.stop_requests import forget_request
 from jobs.story import VmStory
+from jobs.worker_checks import QueueCheck
 from jobs.worker_pool import WorkerPool
 from nutanix import AhvClient
 from repository import Clock, Repository, Stopped, SystemClock, WriteSession
@@ -70,12 +70,9 @@ class BackupSession(Session):
 
     job: BackupJob
     writer: WriteSession
-    admission: Admission
-    """Whether a further VM may start."""
     space: SpaceWatch = field(default_factory=SpaceWatch)
     results: list[VmResult] = field(default_factory=list)
-    """One per VM that ended, in the order in which they ended; a retried VM has its last."""
-    results_lock: threading.Lock = field(default_factory=threading.Lock)
+    """One per VM that ended, in the order in which they ended."""
     disk_rules: dict[str, DiskRule] = field(default_factory=dict)
     """By VM id, which disks are wanted."""
     warnings: list[str] = field(default_factory=list)
@@ -85,65 +82,33 @@ class BackupSession(Session):
 
     def take(self, chosen: ChosenVms) -> None:
         """Keep what was found out about the scope: rules, and what the report must not leave out."""
-        self.admission.expect(len(chosen.targets))
         self.disk_rules.update({vm.vm_id: vm.disk_rule for vm in chosen.targets})
         self.left_out.extend(str(each) for each in chosen.left_out)
         self.warnings.extend(chosen.warnings)
         for name, error in chosen.unknown_vms.items():
-            self._keep(self._begin(VmTarget(name, name)).result(error))
+            story = VmStory.begin(name, name, clock=self.clock, observer=self.observer)
+            self.finish(story, error)
 
     def disk_rule(self, vm_id: str) -> DiskRule:
         """Which disks of a VM are wanted (E3)."""
         return self.disk_rules.get(vm_id, ALL_DISKS)
 
-    def warn(self, text: str) -> None:
-        """Keep a warning about the session as a whole for its result, and show it now."""
-        self.warnings.append(text)
-        self.observer.session_step(f"warning: {text}")
-
     def finish(self, story: VmStory, error: BaseException | None = None) -> VmResult:
-        """A VM's part is over: keep its result, in place of that of an earlier try."""
+        """A VM's part is over: keep its result."""
         stopped = isinstance(error, Stopped | SessionStopped)
-        if stopped and self.admission.is_closed:
-            error = SessionStopped(self.admission.refusal() or "it was interrupted")
-        result = self._keep(story.result(error, stopped=stopped))
-        tripped = None if stopped else self.admission.ended(error)
-        if tripped is not None:
-            self.warn(f"no further VM is started: {tripped}")
+        result = story.result(error, stopped=stopped)
+        self.results.append(result)
         return result
 
-    def finish_unstarted(self, vms: Sequence[VmTarget], error: JobError | None = None) -> None:
-        """VMs that never began are in the result too, each with `error` or why it did not begin."""
-        why = self.admission.refusal() or "it ended before this VM began"
-        for vm in self._without_result(vms):
-            story = self._begin(vm)
-            self._keep(story.result(error or SessionStopped(why), stopped=error is None))
-
-    def to_try_again(self, vms: Sequence[VmTarget]) -> list[VmTarget]:
-        """The VMs that failed, and those that were not started because others had failed (J4)."""
-        failed = {result.vm_id for result in self.results if result.status == "failed"}
-        return [vm for vm in vms if vm.vm_id in failed] + self._without_result(vms)
-
-    def wind_down(self, why: str, *, at_once: bool = False) -> None:
-        """Start no further VM (J7); `at_once` also stops those that run, at their next chunk."""
-        self.admission.close(why)
-        if at_once:
-            self.stop.set()
-
-    def _without_result(self, vms: Sequence[VmTarget]) -> list[VmTarget]:
+    def finish_unstarted(self, vms: Sequence[VmTarget]) -> None:
+        """VMs that never began are in the result too: nothing is skipped in silence."""
         begun = {result.vm_id for result in self.results}
-        return [vm for vm in vms if vm.vm_id not in begun]
-
-    def _begin(self, vm: VmTarget) -> VmStory:
-        return VmStory.begin(vm.vm_id, vm.vm_name, clock=self.clock, observer=self.observer)
-
-    def _keep(self, result: VmResult) -> VmResult:
-        with self.results_lock:
-            earlier = [each for each in self.results if each.vm_id == result.vm_id]
-            kept = result.after(earlier[0]) if earlier else result
-            # One step, because others read the list without asking.
-            self.results[:] = [each for each in self.results if each not in earlier] + [kept]
-        return kept
+        for vm in vms:
+            if vm.vm_id not in begun:
+                story = VmStory.begin(
+                    vm.vm_id, vm.vm_name, clock=self.clock, observer=self.observer
+                )
+                self.finish(story, SessionStopped("it ended before this VM began"))
 
     def result(
         self, cleaned: Sequence[str], retention: RetentionResult | None = None
@@ -173,23 +138,34 @@ def open_session(
     job_name: str,
     observer: Observer,
     clock: Clock | None = None,
+    slots: Slots | None = None,
+    queue_check: QueueCheck | None = None,
 ) -> Iterator[Session]:
     """Open a run; on every way out, power off the workers we powered on and end the lease.
 
-    `client` and `repository` stay the caller's to close.
+    `client` and `repository` stay the caller's to close. `slots` counts over everybody who shares
+    the workers (this run alone, unless given); `queue_check` knows the Prefect workers.
     """
     session_id, clock = str(uuid.uuid4()), clock or SystemClock()
     lease = LeaseHolder(repository.live, session_id=session_id, job=job_name, clock=clock)
     journal = Journal(
         repository.live, session_id=session_id, cluster_url=client.connection.url, clock=clock
     )
-    pool = WorkerPool(client, workers, journal=journal, records=repository.live, clock=clock)
+    pool = WorkerPool(
+        client,
+        workers,
+        journal=journal,
+        records=repository.live,
+        clock=clock,
+        slots=slots,
+        queue_check=queue_check,
+    )
+    stop = threading.Event()
     with ExitStack() as stack:
         lease.open()
         stack.callback(lease.close)
-        stack.callback(forget_request, repository.live, session_id)
         stack.callback(remove_own_leftovers, client, repository, session_id=session_id, clock=clock)
-        stack.callback(pool.release_all)
+        stack.callback(lambda: pool.release_all(hurry=stop.is_set()))
         yield Session(
             session_id=session_id,
             job_name=job_name,
@@ -198,7 +174,7 @@ def open_session(
             journal=journal,
             workers=pool,
             observer=observer,
-            stop=threading.Event(),
+            stop=stop,
             clock=clock,
             started_at=clock.now(),
             started_s=clock.monotonic_s(),
@@ -214,6 +190,8 @@ def open_backup_session(
     job: BackupJob,
     observer: Observer,
     clock: Clock | None = None,
+    slots: Slots | None = None,
+    queue_check: QueueCheck | None = None,
 ) -> Iterator[BackupSession]:
     """Open a run that makes restore points; otherwise as `open_session`."""
     opened = open_session(
@@ -223,11 +201,12 @@ def open_backup_session(
         job_name=job.name,
         observer=observer,
         clock=clock,
+        slots=slots,
+        queue_check=queue_check,
     )
     with opened as run, repository.write_session(run.session_id) as writer:
         handles = {each.name: getattr(run, each.name) for each in fields(run)}
-        admission = Admission(job, clock=run.clock)
-        session = BackupSession(**handles, job=job, writer=writer, admission=admission)
+        session = BackupSession(**handles, job=job, writer=writer)
         nearly_full = check_repository(repository, job.space)
         if nearly_full is not None:
             log.warning("Of the session of job %s: %s", job.name, nearly_full)

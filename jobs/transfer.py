@@ -28,8 +28,9 @@ from jobs.extents import (
 from jobs.references import Reference
 from jobs.session import BackupSession
 from jobs.snapshots import DiskSnapshot, Snapshot
+from jobs.stops import TransferStop
 from jobs.story import VmStory
-from jobs.volumes import Attachment, DiskGroup, TransferStop, make_group
+from jobs.volumes import Attachment, DiskGroup, make_group
 from nutanix import DiskFromRecoveryPoint, DiskRecoveryPointRef, OpenDisk
 from repository import (
     DamagedObject,

@@ -7,17 +7,17 @@ fails, the same group goes on to the next, so blank disks that are half filled k
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pydantic import SecretStr
 
 from jobs.disk_access import bring, take_away
-from jobs.errors import DisksUnexpected
+from jobs.errors import DisksUnexpected, NoWorker
 from jobs.journal import Entry
 from jobs.session import Session
+from jobs.stops import TransferStop
 from jobs.workers import WorkerChoice
 from nutanix import (
     DiskPlace,
@@ -30,36 +30,6 @@ from nutanix import (
 from repository import RepositoryError
 
 log = logging.getLogger(__name__)
-
-STOP_POLL_S = 0.2
-
-
-class TransferStop(threading.Event):
-    """Ends the transfers of one attachment: with the whole run, or alone when its worker is lost."""
-
-    def __init__(self, session_stop: threading.Event) -> None:
-        super().__init__()
-        self._session_stop = session_stop
-        self.lost: str | None = None
-        """Why the worker counts as lost; `None` while it does not."""
-
-    def lose(self, reason: str) -> None:
-        """The worker is lost: its transfers end at their next chunk, and the run goes on without it."""
-        self.lost = reason
-        self.set()
-
-    def is_set(self) -> bool:
-        """True once either asks for the end."""
-        return super().is_set() or self._session_stop.is_set()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """As `Event.wait`; the run's own stop is noticed within a fraction of a second."""
-        left_s = timeout
-        while not self.is_set() and (left_s is None or left_s > 0):
-            slice_s = STOP_POLL_S if left_s is None else min(STOP_POLL_S, left_s)
-            super().wait(slice_s)
-            left_s = None if left_s is None else left_s - slice_s
-        return self.is_set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +44,8 @@ class DiskGroup:
     cluster_id: str
     host_id: str | None
     """The host near which a worker is wanted, if any."""
+    is_urgent: bool = False
+    """Does not wait for a free slot (W5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +86,7 @@ def make_group(
     host_id: str | None,
     sources: Sequence[VolumeDiskSource],
     sizes_bytes: Sequence[int],
+    is_urgent: bool = False,
 ) -> DiskGroup:
     """Make a volume group of these disks; journalled before it is created.
 
@@ -132,14 +105,21 @@ def make_group(
     except BaseException:
         _remove(session, entry)
         raise
-    return DiskGroup(entry, group_id, tuple(disks), purpose, cluster_id, host_id)
+    return DiskGroup(entry, group_id, tuple(disks), purpose, cluster_id, host_id, is_urgent)
 
 
-def attach(session: Session, group: DiskGroup, failed: dict[str, str]) -> Attachment:
+def attach(
+    session: Session,
+    group: DiskGroup,
+    failed: dict[str, str],
+    *,
+    tell: Callable[[str], None] = log.info,
+) -> Attachment:
     """Attach the group to the best worker that can see its disks (W1-W7).
 
     `failed` names workers that are out for this group, with the reason; one that cannot take it
-    now is told in the log, added there, and passed by (W2). `NoWorker` when none is left.
+    now is told in the log, added there, and passed by (W2). `tell` hears of a wait for a free slot.
+    `NoWorker` when none is left.
     """
     while True:
         choice = session.workers.take(
@@ -148,11 +128,13 @@ def attach(session: Session, group: DiskGroup, failed: dict[str, str]) -> Attach
             host_id=group.host_id,
             failed=failed,
             stop=session.stop,
+            tell=tell,
+            is_urgent=group.is_urgent,
         )
         try:
             session.raise_if_stopped()
             return _attach_to(session, group, choice)
-        except NutanixError as error:
+        except (NutanixError, NoWorker) as error:
             session.workers.give_back(choice)
             failed[choice.worker.name] = str(error)
             log.warning("Worker %s cannot take %s: %s", choice.worker.name, group.entry.name, error)
@@ -171,7 +153,7 @@ def detach(session: Session, attachment: Attachment) -> None:
     try:
         take_away(session.client, attachment.group.id, attachment.place)
     finally:
-        session.workers.give_back(attachment.choice)
+        session.workers.give_back(attachment.choice, attachment.stop)
 
 
 def remove_group(session: Session, group: DiskGroup) -> str | None:
@@ -203,13 +185,16 @@ def _require_sizes(name: str, disks: Sequence[VolumeDisk], sizes_bytes: Sequence
 
 
 def _attach_to(session: Session, group: DiskGroup, choice: WorkerChoice) -> Attachment:
+    session.workers.wake(choice)
     place = bring(session.client, group.id, group.cluster_id, choice.worker)
     secret = session.client.connection.chap_secret
     attachment = Attachment(group, choice, place, TransferStop(session.stop), secret)
     try:
-        with attachment.open_disk(group.disks[0].index):
-            pass  # Seen once by the worker: from here on a missing device is trouble, not waiting.
+        if choice.worker.queue is None:
+            with attachment.open_disk(group.disks[0].index):
+                pass  # Seen once by the worker: from here on a missing device is trouble, not waiting.
     except NutanixError:
         take_away(session.client, group.id, place)
         raise
+    session.workers.guard(choice, attachment.stop)
     return attachment

@@ -26,8 +26,15 @@ class WorkerState:
     """The iSCSI name it logs in with, where it has one of its own choice."""
     disk_timeout_s: float = 60.0
     """How long an attached disk may take to appear."""
+    queue: str | None = None
+    """The queue of the Prefect worker that moves its disks; `None` where the session reads them."""
     unusable: str | None = None
     """Why it cannot be used now: disabled, gone, did not boot. `None` when it can."""
+
+    @property
+    def key(self) -> str:
+        """What its slots and its drain are kept under: the id of its VM, a name where it has none."""
+        return self.vm_id or self.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ from nutanix.errors import (
     VmAmbiguous,
     VmNotFound,
 )
+from nutanix.inventory import pick_vm
 from nutanix.iscsi_disks import IscsiDisk, IscsiPortal, open_iscsi_disks, reach_portal
 from nutanix.kernel_initiator import initiator_name, why_unusable
 from nutanix.models.inventory import (
@@ -155,6 +156,7 @@ __all__ = [
     "initiator_name",
     "open_attached_disks",
     "open_iscsi_disks",
+    "pick_vm",
     "reach_portal",
     "rebuild_vm",
     "why_unusable",

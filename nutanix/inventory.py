@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
 from nutanix.answers import Subject
-from nutanix.api import Api
+from nutanix.api import Api, quoted
 from nutanix.errors import AnswerUnusable, DataServicesMissing, VmAmbiguous, VmNotFound
 from nutanix.models.inventory import (
     Category,
@@ -41,14 +42,15 @@ class InventoryVerbs(Api):
 
         Raises `VmNotFound` with similar names, `VmAmbiguous` when several VMs share the name.
         """
-        vms = self.vms()
-        named = [vm for vm in vms if vm.name == name_or_id]
-        if len(named) > 1:
-            raise VmAmbiguous(name_or_id, sorted(vm.id for vm in named))
-        found = named or [vm for vm in vms if vm.id == name_or_id]
-        if not found:
-            raise VmNotFound(name_or_id, _close_names(name_or_id, vms))
-        return found[0]
+        return pick_vm(self.vms(), name_or_id)
+
+    def vms_by_id(self, vm_ids: Sequence[str]) -> dict[str, Vm]:
+        """These VMs as they are now, in one call; one that is gone is missing from the answer."""
+        if not vm_ids:
+            return {}
+        filter_ = " or ".join(f"extId eq {quoted(vm_id)}" for vm_id in sorted(vm_ids))
+        found = self._list(Vm, "vmm", VMS, purpose="look at some VMs", filter_=filter_)
+        return {vm.id: vm for vm in found if vm.id in vm_ids}
 
     def clusters(self) -> list[Cluster]:
         """The clusters that hold VMs; Prism Central's entry for itself is left out."""
@@ -120,6 +122,17 @@ def newest_space(data: Any, container: StorageContainer, purpose: str) -> Contai
     if capacity <= 0:
         raise AnswerUnusable(purpose, "its capacity is not positive")
     return ContainerSpace(container.id, container.name, capacity, free)
+
+
+def pick_vm(vms: list[Vm], name_or_id: str) -> Vm:
+    """As `find_vm`, among VMs that were listed already."""
+    named = [vm for vm in vms if vm.name == name_or_id]
+    if len(named) > 1:
+        raise VmAmbiguous(name_or_id, sorted(vm.id for vm in named))
+    found = named or [vm for vm in vms if vm.id == name_or_id]
+    if not found:
+        raise VmNotFound(name_or_id, _close_names(name_or_id, vms))
+    return found[0]
 
 
 def _close_names(wanted: str, vms: list[Vm]) -> list[str]:

@@ -84,7 +84,6 @@ class Rule(StrEnum):
     HOLD = "hold"
     EXEMPT = "exempt"
     MISDATED = "misdated"
-    DAMAGED = "damaged"
     WEEKLY = "weekly"
     MONTHLY = "monthly"
     YEARLY = "yearly"
@@ -108,10 +107,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One point's verdict with its reasons: all that keep it or, if none does, all that ended.
-
-    That a point is damaged neither keeps nor drops it; it is said with either verdict.
-    """
+    """One point's verdict with its reasons: all that keep it or, if none does, all that ended."""
 
     point: PointFacts
     verdict: Verdict
@@ -119,12 +115,10 @@ class Decision:
 
     @classmethod
     def of(cls, point: PointFacts, reasons: Iterable[Reason]) -> Decision:
-        """A point stays if any reason keeps it; that it is damaged is said in any case."""
+        """A point stays if any reason keeps it."""
         given = tuple(reasons)
-        if not any(reason.keeps for reason in given):
-            return cls(point, Verdict.DROP, given)
-        said = (reason for reason in given if reason.keeps or reason.rule is Rule.DAMAGED)
-        return cls(point, Verdict.KEEP, tuple(said))
+        keeping = tuple(reason for reason in given if reason.keeps)
+        return cls(point, Verdict.KEEP if keeping else Verdict.DROP, keeping or given)
 
     @property
     def sentence(self) -> str:
@@ -289,8 +283,7 @@ class _Evaluation:
         decisions = []
         for point in points:
             lasting = (*self._protections(point), *flags.get(point.point_id, ()))
-            reasons = (*lasting, *short_term.get(point.point_id, ()), *_damage(point))
-            decisions.append(Decision.of(point, reasons))
+            decisions.append(Decision.of(point, (*lasting, *short_term.get(point.point_id, ()))))
         return _VmDecisions(tuple(decisions), departed is not None)
 
     def _protections(self, point: PointFacts) -> Iterator[Reason]:
@@ -370,13 +363,6 @@ class _Evaluation:
 
     def _age_days(self, moment: datetime) -> int:
         return (self.today - self.policy.day_of(moment)).days
-
-
-def _damage(point: PointFacts) -> Iterator[Reason]:
-    """That a damaged point takes no place: as many sound ones stay as without it."""
-    if point.is_damaged:
-        text = "damaged (see `ahvault verify --coverage`), so it takes the place of no sound one"
-        yield Reason(Rule.DAMAGED, False, text)
 
 
 def _by_count(rank: int, keep_last: int) -> Reason:

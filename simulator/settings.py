@@ -26,7 +26,8 @@ class Settings:
     404 that PCs below 4.2 answer with. `content_minor` makes the PE speak another minor than the one
     PC was asked in, as PC 7.3.1 does. Request ids and ended
     tasks are remembered for `memory_s`. `redirects_iscsi` makes the data-services address
-    send every login to another portal, as real clusters do. Limits of 0 calls per second only show in headers.
+    send every login to another portal, as real clusters do. With
+    `guests_ignore_shutdown` the ACPI button is pressed and the guest goes on, as one without a handler does. Limits of 0 calls per second only show in headers.
     """
 
     task_s: float = 0.05
@@ -45,6 +46,7 @@ class Settings:
     holes_as: Literal["zeroed", "gaps"] = "zeroed"
     ends_regions_with: Literal["zero", "absent"] = "zero"
     redirects_iscsi: bool = False
+    guests_ignore_shutdown: bool = False
     total_limit_per_s: int = 0
     api_limit_per_s: int = 0
     tells_retry_after: bool = True

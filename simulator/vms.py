@@ -191,7 +191,10 @@ def update_vm(cluster: Cluster, task: RunningTask) -> None:
 def set_power(cluster: Cluster, task: RunningTask) -> None:
     """Power a VM on or off; a VM has a host only while it runs (nutanix-v4 §13)."""
     vm = require_vm(cluster, task.arguments["extId"])
-    state = POWER_ACTIONS[task.arguments["action"]]
+    action = task.arguments["action"]
+    state = POWER_ACTIONS[action]
+    if cluster.settings.guests_ignore_shutdown and action in ("shutdown", "guest-shutdown"):
+        state = vm.document["powerState"]
     host = _host_that_is_up(cluster, vm) if state == "ON" else None
     with task.finishing() as outcome:
         put_vm(cluster, vm.ext_id, powerState=state, host=host)

@@ -12,7 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import jobs
-from jobs import Attachment, DiskGroup, DiskPlan, Reference, RestoreTarget, Snapshot
+from jobs import (
+    Attachment,
+    DiskGroup,
+    DiskPlan,
+    NoWorker,
+    Reference,
+    RestoreTarget,
+    Snapshot,
+    WorkersTried,
+)
 from nutanix import NutanixError
 from repository import DiskRecord, RestorePoint
 from tasks.context import current_backup, current_session, current_story
@@ -65,27 +74,42 @@ def filled_disks(
 
 def _on_workers(group: DiskGroup, move: Callable[[Attachment], None]) -> None:
     """Run `move` on the best worker; when that worker fails, on the next best, until none is left."""
-    story = current_story()
-    failed: dict[str, str] = {}
+    tried = WorkersTried()
+    while not _moved(_attach_next(group, tried), tried, move):
+        pass
+
+
+def _attach_next(group: DiskGroup, tried: WorkersTried) -> Attachment:
+    """Attached to the best worker that is left; the last `NoWorker` is raised as it is."""
     while True:
-        attachment = attach_disks(quoted(group), quoted(failed))
-        name = attachment.choice.worker.name
         try:
-            move(attachment)
-        except Exception as error:
-            why = jobs.worker_failure(error, attachment)
-            if why is None or current_session().stop.is_set():
-                _let_go(attachment)
+            return attach_disks(quoted(group), quoted(tried.failed))
+        except NoWorker:
+            again = tried.allow_second_chance()
+            if not again:
                 raise
-            failed[name] = why
-            story.warn(f"worker {name} failed and is left out for this VM: {why}")
-            detach_disks(quoted(attachment))  # Not sure to be detached: not safe on another worker.
-        except BaseException:
+            current_story().step(f"no other worker is left; trying {', '.join(again)} once more")
+
+
+def _moved(attachment: Attachment, tried: WorkersTried, move: Callable[[Attachment], None]) -> bool:
+    """Whether all disks were moved; False when the worker failed and the group is free again."""
+    story, name = current_story(), attachment.choice.worker.name
+    try:
+        move(attachment)
+    except Exception as error:
+        why = jobs.worker_failure(error, attachment)
+        if why is None or current_session().stop.is_set():
             _let_go(attachment)
             raise
-        else:
-            _let_go(attachment)
-            return
+        tried.failed_in_transfer(name, why)
+        story.warn(f"worker {name} failed and is left out for this VM: {why}")
+        detach_disks(quoted(attachment))  # Not sure to be detached: not safe on another worker.
+        return False
+    except BaseException:
+        _let_go(attachment)
+        raise
+    _let_go(attachment)
+    return True
 
 
 def _let_go(attachment: Attachment) -> None:
@@ -122,7 +146,7 @@ def group_blank_disks(point: RestorePoint, target: RestoreTarget) -> DiskGroup:
 def attach_disks(group: DiskGroup, failed: dict[str, str]) -> Attachment:
     """Bring the disks to a worker: same host, else same cluster, else any (W1, W2)."""
     story = current_story()
-    attachment = jobs.attach(current_session(), group, failed)
+    attachment = jobs.attach(current_session(), group, failed, tell=story.step)
     choice = attachment.choice
     story.worker, story.worker_reason = choice.worker.name, choice.reason
     story.step(f"disks attached to worker {choice.worker.name}: {choice.reason}")

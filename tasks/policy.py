@@ -10,14 +10,19 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
+from nutanix import DiskError
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def is_transient(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
-    """True when the step's error says that the same call may succeed later."""
+    """True when the step's error says that the same call may succeed later.
+
+    Not for a disk that fails on its worker: another worker is the better second try (`tasks.moving`).
+    """
     error = state.result(raise_on_failure=False)
-    return bool(getattr(error, "is_transient", False))
+    return bool(getattr(error, "is_transient", False)) and not isinstance(error, DiskError)
 
 
 def step(name: str, *, run_name: str | None = None) -> Callable[[Callable[P, R]], Task[P, R]]:
