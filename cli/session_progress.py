@@ -63,6 +63,10 @@ class _Watch:
             self._vms[vm_id] = vm
         self._started(vm)
 
+    def session_step(self, text: str) -> None:
+        """Something concerns the session as a whole."""
+        self._announce(text)
+
     def step(self, vm_id: str, text: str) -> None:
         """A VM reached a step."""
         vm = self._vm(vm_id)
@@ -99,6 +103,9 @@ class _Watch:
         with self._lock:
             return self._vms.setdefault(vm_id, _Vm(vm_id, vm_id))
 
+    def _announce(self, text: str) -> None:
+        raise NotImplementedError
+
     def _started(self, vm: _Vm) -> None:
         raise NotImplementedError
 
@@ -114,6 +121,9 @@ class _Watch:
 
 class LineWatch(_Watch):
     """One line per step and per VM every few seconds."""
+
+    def _announce(self, text: str) -> None:
+        say(text)
 
     def _started(self, vm: _Vm) -> None:
         say(f"{vm.name}: started")
@@ -137,6 +147,9 @@ class TerminalWatch(_Watch):
         super().__init__()
         self._progress = progress
         self._bars: dict[str, TaskID] = {}
+
+    def _announce(self, text: str) -> None:
+        self._progress.console.print(text)
 
     def _started(self, vm: _Vm) -> None:
         self._bars[vm.vm_id] = add_bar(self._progress, vm.name)

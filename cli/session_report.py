@@ -88,6 +88,7 @@ def disk_row(vm: VmResult, disk: DiskResult) -> tuple[str, ...]:
 def _remarks(vms: Sequence[VmResult]) -> Iterator[RenderableType]:
     remarks = [f"{vm.vm_name}: {vm.status}: {vm.error}" for vm in vms if vm.error is not None]
     remarks += [f"{vm.vm_name}: warning: {text}" for vm in vms for text in vm.warnings]
+    remarks += [f"{vm.vm_name}: earlier try: {text}" for vm in vms for text in vm.earlier_errors]
     if remarks:
         yield ""
         yield from remarks

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from contextvars import copy_context
 from threading import Lock
 
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from blocks import AhvCluster, BackupRepository, BackupWorkers
+from flows.vm_queue import run_queue
 from jobs import (
     BackupJob,
     BackupSession,
+    HookFailed,
     Observers,
     SessionFailed,
     SessionResult,
@@ -32,20 +30,22 @@ from tasks import (
     clean_up_leftovers,
     commit_point,
     current_story,
+    ending,
     find_reference,
     move_disks,
     plan_reads,
     prepare_workers,
     progress_artifact,
     report_session,
+    run_after_hook,
+    run_before_hook,
     select_vms,
     settle_snapshot,
+    started_by_schedule,
     take_snapshot,
     working_in,
     working_on,
 )
-
-log = logging.getLogger(__name__)
 
 _one_at_a_time = Lock()
 """Held while a subflow is created. Prefect's SQLite server answers 503 to one of two subflows that
@@ -62,7 +62,8 @@ def backup(
     """Back up the VMs of a job: one restore point per VM, incremental where the cluster allows.
 
     A VM that fails does not fail the others (S10). Returns what was done; raises `SessionFailed`,
-    which carries the same, when any VM has no new restore point.
+    which carries the same, when any VM has failed, or when the session was stopped before any had a
+    new restore point. One that was stopped later returns, with the state `Stopped` in Prefect (J7).
 
     Args:
         cluster: The cluster that runs the VMs.
@@ -89,9 +90,9 @@ def backup(
             retention = apply_retention()
         finally:
             result = report_session(cleaned, retention)
-    if result.status == "failed":
+    if result.status == "failed" or (result.status == "stopped" and not result.point_count):
         raise SessionFailed(result)
-    return result
+    return ending(result)
 
 
 @flow(
@@ -121,36 +122,16 @@ def backup_vm(vm_id: str, vm_name: str) -> str:
 
 
 def run_vms(session: BackupSession, vms: list[VmTarget]) -> None:
-    """Run every VM as its own subflow, a few at a time; results collect in the session.
-
-    On an interrupt the transfers are told to stop and the VMs' own cleanup is waited for, also when
-    the operator is impatient: released too early, a volume group would be deleted under a reader.
-    """
-    pool = ThreadPoolExecutor(max_workers=session.job.parallel_vms, thread_name_prefix="vm")
-    futures = [pool.submit(copy_context().run, run_vm, session, vm) for vm in vms]
+    """Run every VM as its own subflow, between the job's hooks; results collect in the session."""
+    may_retry = session.job.retry.started_by_hand or started_by_schedule()
     try:
-        # Woken every second: a signal that another thread received is handled only when the main
-        # thread runs, and a wait without end would hold it back until the last VM is done.
-        while wait(futures, timeout=1.0).not_done:
-            pass
-        for future in futures:
-            future.result()
-    except BaseException:
-        session.stop.set()
-        raise
+        run_before_hook(len(vms))
+        run_queue(session, vms, run_vm, may_retry=may_retry)
+    except HookFailed as error:
+        session.finish_unstarted(vms, error)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        _wait_patiently(futures)
         session.finish_unstarted(vms)
-
-
-def _wait_patiently(futures: Sequence[Future[VmResult]]) -> None:
-    """Wait for all that run, whatever further interrupts come."""
-    while any(future.running() for future in futures):
-        try:
-            wait(futures, timeout=1.0)
-        except KeyboardInterrupt:
-            log.warning("Still cleaning up; a moment more")
+        run_after_hook(len(vms))
 
 
 def run_vm(session: BackupSession, vm: VmTarget) -> VmResult:

@@ -10,6 +10,7 @@ from jobs.errors import (
     ConsistencyNotReached,
     DamageFound,
     DisksUnexpected,
+    HookFailed,
     JobError,
     JobInvalid,
     NothingToBackUp,
@@ -24,6 +25,7 @@ from jobs.errors import (
 )
 from jobs.extents import DiskPlan, ReadCause, ReadMethod
 from jobs.figures import human_bytes, human_duration, human_rate, human_ratio, human_span, utc_text
+from jobs.hooks import HookFacts, run_hook
 from jobs.job_file import ScheduledJob, parse_job, read_job_file
 from jobs.journal import Entry, Journal
 from jobs.known_jobs import KnownJob, known_jobs, remember_job, retire_job
@@ -32,6 +34,7 @@ from jobs.model import BackupJob, WorkerSpec
 from jobs.moving import WorkersTried, worker_failure
 from jobs.policies import (
     BackupWindow,
+    BeforeHook,
     CircuitBreaker,
     Hook,
     Hooks,
@@ -73,6 +76,7 @@ from jobs.status import (
     read_status,
     vms_in_scope,
 )
+from jobs.stop_requests import StopRequest, ask_to_stop, stop_asked
 from jobs.story import VmStory, told_to_the_end
 from jobs.transfer import commit_point, group_snapshot, plan_reads, transfer_disk
 from jobs.upkeep_markdown import (
@@ -94,6 +98,7 @@ __all__ = [
     "BackupSession",
     "BackupWindow",
     "BackupsLate",
+    "BeforeHook",
     "ChosenVms",
     "CircuitBreaker",
     "ConsistencyNotReached",
@@ -107,6 +112,8 @@ __all__ = [
     "Entry",
     "ForgottenByRule",
     "Hook",
+    "HookFacts",
+    "HookFailed",
     "Hooks",
     "JobError",
     "JobInvalid",
@@ -142,6 +149,7 @@ __all__ = [
     "SnapshotIncomplete",
     "SpaceLimits",
     "StatusReport",
+    "StopRequest",
     "StorageNearlyFull",
     "TransferLimits",
     "VmBusy",
@@ -159,6 +167,7 @@ __all__ = [
     "abandon_snapshot",
     "apply_known_retention",
     "apply_retention",
+    "ask_to_stop",
     "attach",
     "carry_out",
     "check_repository",
@@ -202,10 +211,12 @@ __all__ = [
     "restore_result",
     "retention_markdown",
     "retire_job",
+    "run_hook",
     "session_attempts",
     "session_markdown",
     "settle_snapshot",
     "status_markdown",
+    "stop_asked",
     "take_snapshot",
     "told_to_the_end",
     "transfer_disk",

@@ -10,6 +10,7 @@ JobError
 ├── SnapshotIncomplete  a recovery point does not hold what was asked for
 ├── ConsistencyNotReached  the job insists on application consistency, and it was not reached
 ├── StorageNearlyFull   the cluster has too little free space for a snapshot
+├── HookFailed          a program of the operator's failed before or after the session
 ├── RestoreRefused      the restore as asked would do harm or cannot be done
 ├── SessionStopped      the operator or the system asked the session to stop
 ├── BackupsLate         VMs have no good restore point that is young enough
@@ -126,6 +127,14 @@ class DisksUnexpected(JobError):
         )
 
 
+class HookFailed(JobError):
+    """A hook did not do its work; `reason` says how it ended and what it printed last."""
+
+    def __init__(self, when: str, program: str, reason: str) -> None:
+        self.when, self.program, self.reason = when, program, reason
+        super().__init__(f"The hook {when} the session, {program}, failed: {reason}")
+
+
 class RestoreRefused(JobError):
     """The restore as asked cannot be done, or would harm something that exists."""
 
@@ -150,6 +159,10 @@ class SessionFailed(JobError):
     def __init__(self, result: SessionResult) -> None:
         self.result = result
         failed = [vm for vm in result.vms if vm.status == "failed"]
+        if not failed:
+            why = next((vm.error for vm in result.vms if vm.error), "it selected no VM")
+            super().__init__(f"No VM was backed up: {why}")
+            return
         first = failed[0]
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         super().__init__(

@@ -56,6 +56,7 @@ def _remarks(result: SessionResult) -> list[str]:
     if result.left_out:
         remarks.append(f"- left out: {'; '.join(result.left_out)}")
     for vm in result.vms:
+        remarks += [f"- {vm.vm_name}: an earlier try failed: {text}" for text in vm.earlier_errors]
         if vm.error:
             remarks.append(f"- **{vm.vm_name}**: {vm.error}")
         remarks += [f"- {vm.vm_name}: warning: {warning}" for warning in vm.warnings]

@@ -101,14 +101,6 @@ class Hook(_Policy):
             description="After this long the program is ended, and counts as failed.",
         ),
     ] = 300
-    if_it_fails: Annotated[
-        Literal["stop", "warn"],
-        Field(
-            title="If it fails",
-            description="`stop`: a hook before the session keeps it from starting, one after it makes it "
-            "fail. `warn`: the session goes on, with a warning.",
-        ),
-    ] = "stop"
 
     @field_validator("command")
     @classmethod
@@ -122,15 +114,30 @@ class Hook(_Policy):
         return value
 
 
+class BeforeHook(Hook):
+    """A program that is run before the session."""
+
+    if_it_fails: Annotated[
+        Literal["stop", "warn"],
+        Field(
+            title="If it fails",
+            description="`stop`: no VM is started, and the session fails. `warn`: the session goes "
+            "on, with a warning.",
+        ),
+    ] = "stop"
+
+
 class Hooks(_Policy):
     """Programs around the session, such as one that mounts the repository, or tells a ticket system."""
 
     before: Annotated[
-        Hook | None, Field(description="Run before the first VM, once the session is ready.")
+        BeforeHook | None, Field(description="Run before the first VM, once the session is ready.")
     ] = None
     after: Annotated[
         Hook | None,
-        Field(description="Run after the last VM and the last retry, whatever the result."),
+        Field(
+            description="Run after the last VM and the last retry, whatever the result; a failure is a warning."
+        ),
     ] = None
 
 

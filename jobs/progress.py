@@ -21,6 +21,9 @@ class Observer(Protocol):
     def vm_started(self, vm_id: str, vm_name: str) -> None:
         """A VM's part of the session begins."""
 
+    def session_step(self, text: str) -> None:
+        """Something worth a line that concerns the session as a whole: a hook, a retry, a closing window."""
+
     def step(self, vm_id: str, text: str) -> None:
         """A VM reached a step worth a line: the snapshot, the worker and why, what is read and why."""
 
@@ -40,6 +43,9 @@ class NullObserver:
     """Watches nothing."""
 
     def vm_started(self, vm_id: str, vm_name: str) -> None:
+        """Ignored."""
+
+    def session_step(self, text: str) -> None:
         """Ignored."""
 
     def step(self, vm_id: str, text: str) -> None:
@@ -67,6 +73,11 @@ class Observers:
         """Told to all."""
         for each in self._observers:
             each.vm_started(vm_id, vm_name)
+
+    def session_step(self, text: str) -> None:
+        """Told to all."""
+        for each in self._observers:
+            each.session_step(text)
 
     def step(self, vm_id: str, text: str) -> None:
         """Told to all."""

@@ -58,6 +58,15 @@ class VmResult(BaseModel):
     disks: tuple[DiskResult, ...] = ()
     warnings: tuple[str, ...] = ()
     error: str | None = None
+    tries: int = 1
+    """How often the session has tried it (J4)."""
+    earlier_errors: tuple[str, ...] = ()
+    """Why the tries before the last one failed, oldest first."""
+
+    def after(self, earlier: VmResult) -> VmResult:
+        """This result as that of a further try."""
+        errors = [*earlier.earlier_errors, earlier.error or earlier.status]
+        return self.model_copy(update={"tries": earlier.tries + 1, "earlier_errors": tuple(errors)})
 
     @property
     def provisioned_bytes(self) -> int:
@@ -94,6 +103,11 @@ class SessionResult(BaseModel):
     """VMs that the scope selects and that were not backed up, each with the reason."""
     retention: RetentionResult | None = None
     """What retention did at the end; None when it did not run (T6: only after a successful session)."""
+
+    @property
+    def point_count(self) -> int:
+        """How many VMs have a new restore point."""
+        return sum(vm.point_id is not None for vm in self.vms)
 
 
 _WORST_LAST: tuple[VmStatus, ...] = ("success", "warning", "stopped", "failed")

@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 
-from jobs.errors import SessionStopped
+from jobs.admission import Admission
+from jobs.errors import JobError, SessionStopped
 from jobs.journal import Journal
 from jobs.leases import LeaseHolder
 from jobs.marks import object_name
@@ -23,6 +24,7 @@ from jobs.scope import ALL_DISKS, ChosenVms, VmTarget
 from jobs.selection import DiskRule
 from jobs.slots import Slots
 from jobs.space import SpaceWatch, check_repository
+from jobs.stop_requests import forget_request
 from jobs.story import VmStory
 from jobs.worker_checks import QueueCheck
 from jobs.worker_pool import WorkerPool
@@ -70,9 +72,12 @@ class BackupSession(Session):
 
     job: BackupJob
     writer: WriteSession
+    admission: Admission
+    """Whether a further VM may start."""
     space: SpaceWatch = field(default_factory=SpaceWatch)
     results: list[VmResult] = field(default_factory=list)
-    """One per VM that ended, in the order in which they ended."""
+    """One per VM that ended, in the order in which they ended; a retried VM has its last."""
+    results_lock: threading.Lock = field(default_factory=threading.Lock)
     disk_rules: dict[str, DiskRule] = field(default_factory=dict)
     """By VM id, which disks are wanted."""
     warnings: list[str] = field(default_factory=list)
@@ -82,33 +87,65 @@ class BackupSession(Session):
 
     def take(self, chosen: ChosenVms) -> None:
         """Keep what was found out about the scope: rules, and what the report must not leave out."""
+        self.admission.expect(len(chosen.targets))
         self.disk_rules.update({vm.vm_id: vm.disk_rule for vm in chosen.targets})
         self.left_out.extend(str(each) for each in chosen.left_out)
         self.warnings.extend(chosen.warnings)
         for name, error in chosen.unknown_vms.items():
-            story = VmStory.begin(name, name, clock=self.clock, observer=self.observer)
-            self.finish(story, error)
+            self._keep(self._begin(VmTarget(name, name)).result(error))
 
     def disk_rule(self, vm_id: str) -> DiskRule:
         """Which disks of a VM are wanted (E3)."""
         return self.disk_rules.get(vm_id, ALL_DISKS)
 
+    def warn(self, text: str) -> None:
+        """Keep a warning about the session as a whole for its result, and show it now."""
+        self.warnings.append(text)
+        self.observer.session_step(f"warning: {text}")
+
     def finish(self, story: VmStory, error: BaseException | None = None) -> VmResult:
-        """A VM's part is over: keep its result."""
+        """A VM's part is over: keep its result, in place of that of an earlier try."""
         stopped = isinstance(error, Stopped | SessionStopped)
-        result = story.result(error, stopped=stopped)
-        self.results.append(result)
+        if stopped and self.admission.is_closed:
+            error = SessionStopped(self.admission.refusal() or "it was interrupted")
+        result = self._keep(story.result(error, stopped=stopped))
+        tripped = None if stopped else self.admission.ended(error)
+        if tripped is not None:
+            self.warn(f"no further VM is started: {tripped}")
         return result
 
-    def finish_unstarted(self, vms: Sequence[VmTarget]) -> None:
-        """VMs that never began are in the result too: nothing is skipped in silence."""
+    def finish_unstarted(self, vms: Sequence[VmTarget], error: JobError | None = None) -> None:
+        """VMs that never began are in the result too, each with `error` or why it did not begin."""
+        why = self.admission.refusal() or "it ended before this VM began"
+        for vm in self._without_result(vms):
+            story = self._begin(vm)
+            self._keep(story.result(error or SessionStopped(why), stopped=error is None))
+
+    def to_try_again(self, vms: Sequence[VmTarget]) -> list[VmTarget]:
+        """The VMs that failed, and those that were not started because others had failed (J4)."""
+        failed = {result.vm_id for result in self.results if result.status == "failed"}
+        return [vm for vm in vms if vm.vm_id in failed] + self._without_result(vms)
+
+    def wind_down(self, why: str, *, at_once: bool = False) -> None:
+        """Start no further VM (J7); `at_once` also stops those that run, at their next chunk."""
+        self.admission.close(why)
+        if at_once:
+            self.stop.set()
+
+    def _without_result(self, vms: Sequence[VmTarget]) -> list[VmTarget]:
         begun = {result.vm_id for result in self.results}
-        for vm in vms:
-            if vm.vm_id not in begun:
-                story = VmStory.begin(
-                    vm.vm_id, vm.vm_name, clock=self.clock, observer=self.observer
-                )
-                self.finish(story, SessionStopped("it ended before this VM began"))
+        return [vm for vm in vms if vm.vm_id not in begun]
+
+    def _begin(self, vm: VmTarget) -> VmStory:
+        return VmStory.begin(vm.vm_id, vm.vm_name, clock=self.clock, observer=self.observer)
+
+    def _keep(self, result: VmResult) -> VmResult:
+        with self.results_lock:
+            earlier = [each for each in self.results if each.vm_id == result.vm_id]
+            kept = result.after(earlier[0]) if earlier else result
+            # One step, because others read the list without asking.
+            self.results[:] = [each for each in self.results if each not in earlier] + [kept]
+        return kept
 
     def result(
         self, cleaned: Sequence[str], retention: RetentionResult | None = None
@@ -164,6 +201,7 @@ def open_session(
     with ExitStack() as stack:
         lease.open()
         stack.callback(lease.close)
+        stack.callback(forget_request, repository.live, session_id)
         stack.callback(remove_own_leftovers, client, repository, session_id=session_id, clock=clock)
         stack.callback(lambda: pool.release_all(hurry=stop.is_set()))
         yield Session(
@@ -206,7 +244,8 @@ def open_backup_session(
     )
     with opened as run, repository.write_session(run.session_id) as writer:
         handles = {each.name: getattr(run, each.name) for each in fields(run)}
-        session = BackupSession(**handles, job=job, writer=writer)
+        admission = Admission(job, clock=run.clock)
+        session = BackupSession(**handles, job=job, writer=writer, admission=admission)
         nearly_full = check_repository(repository, job.space)
         if nearly_full is not None:
             log.warning("Of the session of job %s: %s", job.name, nearly_full)

@@ -84,6 +84,7 @@ class Rule(StrEnum):
     HOLD = "hold"
     EXEMPT = "exempt"
     MISDATED = "misdated"
+    DAMAGED = "damaged"
     WEEKLY = "weekly"
     MONTHLY = "monthly"
     YEARLY = "yearly"
@@ -107,7 +108,10 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One point's verdict with its reasons: all that keep it or, if none does, all that ended."""
+    """One point's verdict with its reasons: all that keep it or, if none does, all that ended.
+
+    That a point is damaged neither keeps nor drops it; it is said with either verdict.
+    """
 
     point: PointFacts
     verdict: Verdict
@@ -115,10 +119,12 @@ class Decision:
 
     @classmethod
     def of(cls, point: PointFacts, reasons: Iterable[Reason]) -> Decision:
-        """A point stays if any reason keeps it."""
+        """A point stays if any reason keeps it; that it is damaged is said in any case."""
         given = tuple(reasons)
-        keeping = tuple(reason for reason in given if reason.keeps)
-        return cls(point, Verdict.KEEP if keeping else Verdict.DROP, keeping or given)
+        if not any(reason.keeps for reason in given):
+            return cls(point, Verdict.DROP, given)
+        said = (reason for reason in given if reason.keeps or reason.rule is Rule.DAMAGED)
+        return cls(point, Verdict.KEEP, tuple(said))
 
     @property
     def sentence(self) -> str:
@@ -283,7 +289,8 @@ class _Evaluation:
         decisions = []
         for point in points:
             lasting = (*self._protections(point), *flags.get(point.point_id, ()))
-            decisions.append(Decision.of(point, (*lasting, *short_term.get(point.point_id, ()))))
+            reasons = (*lasting, *short_term.get(point.point_id, ()), *_damage(point))
+            decisions.append(Decision.of(point, reasons))
         return _VmDecisions(tuple(decisions), departed is not None)
 
     def _protections(self, point: PointFacts) -> Iterator[Reason]:
@@ -363,6 +370,13 @@ class _Evaluation:
 
     def _age_days(self, moment: datetime) -> int:
         return (self.today - self.policy.day_of(moment)).days
+
+
+def _damage(point: PointFacts) -> Iterator[Reason]:
+    """That a damaged point takes no place: as many sound ones stay as without it."""
+    if point.is_damaged:
+        text = "damaged (see `ahvault verify --coverage`), so it takes the place of no sound one"
+        yield Reason(Rule.DAMAGED, False, text)
 
 
 def _by_count(rank: int, keep_last: int) -> Reason:

@@ -1,7 +1,15 @@
 """The steps that flows are made of, each retryable on its own: thin shells over `jobs`."""
 
-from tasks.context import current_backup, current_session, current_story, working_in, working_on
+from tasks.context import (
+    current_backup,
+    current_session,
+    current_story,
+    started_by_schedule,
+    working_in,
+    working_on,
+)
 from tasks.disks import commit_point, plan_reads, transfer_disks
+from tasks.job_hooks import run_after_hook, run_before_hook
 from tasks.maintain import (
     LATE_EVENT,
     RECOVERED_EVENT,
@@ -13,18 +21,9 @@ from tasks.maintain import (
     verify_within_budget,
 )
 from tasks.moving import filled_disks, move_disks
-from tasks.report import RunLog, progress_artifact, report_session, show_markdown
-from tasks.restore import (
-    choose_target,
-    create_restored_vm,
-    power_on_vm,
-)
-from tasks.snapshots import (
-    abandon_snapshot,
-    find_reference,
-    settle_snapshot,
-    take_snapshot,
-)
+from tasks.report import RunLog, ending, progress_artifact, report_session, show_markdown
+from tasks.restore import choose_target, create_restored_vm, power_on_vm
+from tasks.snapshots import abandon_snapshot, find_reference, settle_snapshot, take_snapshot
 from tasks.upkeep import apply_retention, clean_up_leftovers, prepare_workers, select_vms
 
 __all__ = [
@@ -41,6 +40,7 @@ __all__ = [
     "current_backup",
     "current_session",
     "current_story",
+    "ending",
     "filled_disks",
     "find_reference",
     "judge_backups",
@@ -52,9 +52,12 @@ __all__ = [
     "remove_what_was_left",
     "report_session",
     "retain_known_jobs",
+    "run_after_hook",
+    "run_before_hook",
     "select_vms",
     "settle_snapshot",
     "show_markdown",
+    "started_by_schedule",
     "take_snapshot",
     "tell_of_late_backups",
     "transfer_disks",

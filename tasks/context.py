@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from prefect.context import FlowRunContext
+
 from jobs import BackupSession, Session, VmStory
 
 _session: ContextVar[Session] = ContextVar("ahvault_session")
@@ -53,3 +55,10 @@ def current_backup() -> BackupSession:
 def current_story() -> VmStory:
     """The VM's part that the calling step belongs to."""
     return _story.get()
+
+
+def started_by_schedule() -> bool:
+    """Whether the running flow was started by a schedule, and not by a person or a program (J4)."""
+    context = FlowRunContext.get()
+    run = context.flow_run if context is not None else None
+    return bool(run is not None and run.auto_scheduled)

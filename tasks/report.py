@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
+from typing import cast
 from uuid import UUID
 
 from prefect import get_run_logger
@@ -20,6 +21,7 @@ from prefect.artifacts import (
     create_progress_artifact,
     update_progress_artifact,
 )
+from prefect.states import Completed
 
 from jobs import NullObserver, RetentionResult, SessionResult, VmStory, session_markdown
 from tasks.context import current_backup, current_story
@@ -32,6 +34,10 @@ PERIOD_S = 5.0
 
 class RunLog(NullObserver):
     """Writes the steps of a VM to the log of the run that takes them."""
+
+    def session_step(self, text: str) -> None:
+        """One line in the log of the session's own run."""
+        self.step("", text)
 
     def step(self, vm_id: str, text: str) -> None:  # noqa: ARG002 - the run's name says which VM
         """One line, a warning where the text is one."""
@@ -95,3 +101,12 @@ def show_markdown(key: str, markdown: str, description: str) -> None:
 def _key(kind: str, name: str) -> str:
     """An artifact key: lower-case letters, digits and hyphens only."""
     return f"{kind}-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-') or 'x'}"
+
+
+def ending(result: SessionResult) -> SessionResult:
+    """What a session's flow returns: the result, in a state whose name says that it was stopped."""
+    if result.status != "stopped":
+        return result
+    why = next((vm.error for vm in result.vms if vm.error), "it was stopped")
+    told = f"{result.point_count} of {len(result.vms)} VMs have a new restore point. {why}"
+    return cast("SessionResult", Completed(name="Stopped", message=told, data=result))

@@ -95,6 +95,8 @@ def test_export_leaves_a_file_in_the_way_alone(ahvault, configured) -> None:
         (["points", "nothing"], ExitCode.NOT_FOUND, "goes by that name"),
         (["verify", "nothing"], ExitCode.NOT_FOUND, "goes by that name"),
         (["verify", "--level", "deep"], ExitCode.USAGE, "is none of: records, presence"),
+        (["verify", "web01", "--max-gib", "1"], ExitCode.USAGE, "not for restore points"),
+        (["verify", "--level", "records", "--max-gib", "1"], ExitCode.USAGE, "reads no packs"),
         (["repo", "init", "--compression-level", "40"], ExitCode.USAGE, "less than or equal to 19"),
     ],
 )
@@ -138,6 +140,28 @@ def test_verify_names_a_flipped_bit(ahvault, configured) -> None:
     assert pack.name in ended.out
     finding = ahvault("verify", "--json").document["findings"][0]
     assert finding["concerned"][0]["vm"] in ("db01", "web01")
+
+
+def test_verify_in_turns_stays_red_until_mended(ahvault, configured) -> None:
+    """A limit reads one pack per call and says the share proven; damage is told by every later call."""
+    packs = [path for path in configured.path.joinpath("data").rglob("*") if path.is_file()]
+    for number in range(len(packs)):
+        covered = ahvault("verify", "--max-gib", "0", "--json").document["coverage"]
+        assert covered["covered_packs"] == number + 1
+    assert "100.0%" in ahvault("verify", "--coverage").out
+    pack = packs[0]
+    good = pack.read_bytes()
+    pack.chmod(0o600)
+    pack.write_bytes(good[:-1])
+    assert ahvault("verify").code == ExitCode.DAMAGE
+    for arguments in (["--level", "records"], ["--max-minutes", "0"], ["--coverage"]):
+        ended = ahvault("verify", *arguments)
+        assert ended.code == ExitCode.DAMAGE
+        assert pack.name in ended.out
+    pack.write_bytes(good)
+    ended = ahvault("verify", "--every-days", "30")
+    assert ended.code == ExitCode.OK
+    assert "Mended" in ended.out
 
 
 def test_a_damaged_disk_is_not_exported(ahvault, configured) -> None:

@@ -267,6 +267,18 @@ def test_damaged_points_push_nothing_out() -> None:
     assert Rule.MINIMUM in rules(result, "p38")
 
 
+@pytest.mark.parametrize(("today", "verdict"), [(40, "kept"), (60, "dropped")])
+def test_a_damaged_point_is_said_to_be(today: int, verdict: str) -> None:
+    """With either verdict, beside the reasons that made it; damage itself keeps and drops nothing."""
+    points = [point(35, is_damaged=True), *days(36, 37, 38)]
+    result = plan(points, today, RetentionPolicy(keep_days=7))
+    decided = decision(result, "p35")
+    assert str(decided.verdict) == verdict
+    assert [reason.rule for reason in decided.reasons] == [Rule.DAYS, Rule.DAMAGED]
+    assert "damaged" in decided.sentence
+    assert Rule.DAMAGED not in rules(result, "p36")
+
+
 def test_a_damaged_weekly_point_gets_a_stand_in() -> None:
     """Both stay while Saturday's point is damaged; Sunday's goes once verification is content."""
     policy = RetentionPolicy(keep_days=1, gfs=GfsPolicy(weekly=SATURDAYS))
