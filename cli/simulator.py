@@ -30,12 +30,18 @@ def simulator(
         Path | None,
         typer.Option(help="JSON file that says what goes wrong, and when.", metavar="FILE"),
     ] = None,
+    vms: Annotated[
+        int, typer.Option(min=0, max=5000, help="Add so many small VMs, on 8 hosts with 8 workers.")
+    ] = 0,
 ) -> None:
     """Serve a simulated Nutanix cluster on this machine, until Ctrl-C or SIGTERM.
 
     Prism Central and Prism Element over HTTPS with their own authority, three VMs with real file
     systems, and two worker VMs. Prints one JSON line with addresses and credentials when ready.
     """
-    from simulator import serve
+    from simulator import Crowd, serve
 
-    raise typer.Exit(serve(port=port, state=state, size=size, seed=seed, faults=faults))
+    crowd = Crowd(vm_count=vms) if vms else None
+    raise typer.Exit(
+        serve(port=port, state=state, size=size, seed=seed, faults=faults, crowd=crowd)
+    )

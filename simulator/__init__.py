@@ -5,6 +5,7 @@ with the product, so that a misreading of the API cannot pass every test. `docs/
 """
 
 from simulator.clock import Clock
+from simulator.crowd import Crowd
 from simulator.errors import GuestError, MissingToolError, SimulatorError, StateInUseError
 from simulator.faults import FaultPlan, load_plan
 from simulator.filesystems import inspect_image
@@ -14,6 +15,7 @@ from simulator.story import Story
 
 __all__ = [
     "Clock",
+    "Crowd",
     "FaultPlan",
     "GuestError",
     "MissingToolError",

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from simulator.crowd import Crowd
 from simulator.simulation import DEFAULT_SEED, serve
 
 
@@ -25,9 +26,15 @@ def main() -> int:
     )
     parser.add_argument("--seed", default=DEFAULT_SEED, help="chooses what the disks hold")
     parser.add_argument("--faults", type=Path, help="JSON file that says what goes wrong and when")
+    parser.add_argument("--vms", type=int, help="add so many small VMs, on 8 hosts with 8 workers")
     given = parser.parse_args()
     return serve(
-        port=given.port, state=given.state, size=given.size, seed=given.seed, faults=given.faults
+        port=given.port,
+        state=given.state,
+        size=given.size,
+        seed=given.seed,
+        faults=given.faults,
+        crowd=Crowd(vm_count=given.vms) if given.vms else None,
     )
 
 

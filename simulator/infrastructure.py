@@ -16,11 +16,11 @@ def own_id(cluster: Cluster, name: str) -> str:
     return seeded_id(cluster.seed, name)
 
 
-def put_infrastructure(cluster: Cluster) -> None:
-    """Record all of it. Within a change."""
+def put_infrastructure(cluster: Cluster, host_count: int) -> None:
+    """Record all of it, with hosts `host-1`, .... Within a change."""
     aos, central = "0006555e" + own_id(cluster, "aos")[8:], own_id(cluster, "central")
     put = cluster.documents.put
-    hosts = [_host(cluster, number, aos) for number in (1, 2)]
+    hosts = [_host(cluster, number, aos) for number in range(1, host_count + 1)]
     put("cluster", aos, _aos_cluster(aos, hosts), {"is_aos": True})
     put("cluster", central, _central_cluster(central), {"is_aos": False})
     for host in hosts:

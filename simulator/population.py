@@ -106,15 +106,15 @@ def _plans(seed: str) -> tuple[VmPlan, ...]:
     )
 
 
-def populate(cluster: Cluster, size: float) -> None:
+def populate(cluster: Cluster, size: float, host_count: int = 2) -> None:
     """Fill a new state directory. Takes seconds; all of it appears at once or not at all."""
     plans = _plans(cluster.seed)
     with tempfile.TemporaryDirectory(dir=cluster.scratch) as name:
         vdisks = _build_disks(cluster, plans, size, Path(name))
     with cluster.documents.change():
-        put_infrastructure(cluster)
+        put_infrastructure(cluster, host_count)
         for plan in plans:
-            _put_vm(cluster, plan, vdisks)
+            put_planned_vm(cluster, plan, vdisks)
         _put_strangers(cluster)
 
 
@@ -140,7 +140,8 @@ def _build_disks(
 # -- VMs and what others left ----------------------------------------------------------------------
 
 
-def _put_vm(cluster: Cluster, plan: VmPlan, vdisks: dict[str, str]) -> None:
+def put_planned_vm(cluster: Cluster, plan: VmPlan, vdisks: dict[str, str]) -> None:
+    """Record a VM over vdisks that exist, by the names of its disks. Within a change."""
     ext_id, host = own_id(cluster, plan.name), own_id(cluster, plan.host)
     spec: Document = {
         "name": plan.name,

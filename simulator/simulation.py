@@ -32,6 +32,7 @@ from simulator.api.doors import ADMIN_PATH, USERNAME, Doors, Request, Response, 
 from simulator.api.trouble import TroubledDoors
 from simulator.clock import Clock
 from simulator.cluster import Cluster
+from simulator.crowd import Crowd, populate_crowd
 from simulator.errors import SimulatorError
 from simulator.exports import GroupExports
 from simulator.faults import FaultPlan, FaultPlayer, load_plan
@@ -72,7 +73,8 @@ class Simulator:
     """A Nutanix of our own, running in threads of this process while the context is open.
 
     `state` None means a temporary directory that goes with the simulator; any other one is kept, and
-    the next simulator over it begins where this one ended. `size` scales the disks of a new one.
+    the next simulator over it begins where this one ended. `size` scales the disks of a new one, and
+    a `crowd` adds hosts, workers and small VMs to it.
     `port` 0 takes any free ports. Errors: MissingToolError without e2fsprogs, StateInUseError, OSError for a port that is taken.
     """
 
@@ -86,8 +88,10 @@ class Simulator:
         settings: Settings | None = None,
         clock: Clock | None = None,
         faults: FaultPlan | None = None,
+        crowd: Crowd | None = None,
     ) -> None:
         self._state, self._port, self._size, self._seed = state, port, size, seed
+        self._crowd = crowd
         self._settings = settings or Settings()
         self._clock = clock or Clock()
         self._faults = FaultPlayer(faults)
@@ -134,12 +138,19 @@ class Simulator:
         )
         stack.callback(self.cluster.close)
         if self.cluster.is_new:
-            populate(self.cluster, self._size)
+            self._populate()
         self.cluster.start()
         self.story = Story(self.cluster)
         self.ca_file, server_file = prepare_certificates(state)
         self._listen(stack, sockets, server_file)
         self.iscsi_portal = self._serve_disks(stack)
+
+    def _populate(self) -> None:
+        if self._crowd is None:
+            populate(self.cluster, self._size)
+        else:
+            populate(self.cluster, self._size, self._crowd.host_count)
+            populate_crowd(self.cluster, self._crowd)
 
     def _listen(
         self, stack: ExitStack, sockets: tuple[socket.socket, socket.socket], server_file: Path
@@ -240,6 +251,7 @@ def serve(
     seed: str = DEFAULT_SEED,
     settings: Settings | None = None,
     faults: Path | None = None,
+    crowd: Crowd | None = None,
 ) -> int:
     """Run until SIGTERM or SIGINT; returns an exit code (0; 1 after a message on standard error).
 
@@ -251,7 +263,13 @@ def serve(
     try:
         plan = load_plan(faults) if faults is not None else None
         with Simulator(
-            state=state, port=port, size=size, seed=seed, settings=settings, faults=plan
+            state=state,
+            port=port,
+            size=size,
+            seed=seed,
+            settings=settings,
+            faults=plan,
+            crowd=crowd,
         ) as simulator:
             sys.stdout.write(json.dumps(simulator.describe()) + "\n")
             sys.stdout.flush()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
 
 from nutanix import AhvClient
 from nutanix.rate_limit import RateLimiter, endpoint_family
+from simulator import Crowd, Settings, Simulator
 
 LIMITS = {"X-Api-Ratelimit-Limit": "1", "X-Api-Ratelimit-Refresh-Period-Seconds": "1"}
 
@@ -106,3 +109,28 @@ def test_32_threads_share_a_tight_limit(connection):
     assert state["refused"] < 48
     assert wall_s < 8
     assert cpu_s < 0.5 * wall_s
+
+
+@pytest.mark.long
+def test_32_disks_ask_a_cluster_that_allows_one_call_a_second(connect):
+    """Changed regions of 32 disks at once against limits that are enforced: all answered, at the limit's pace, asleep."""
+    crowd = Crowd(vm_count=4, disks_per_vm=8, host_count=2, worker_count=2)
+    settings = Settings(api_limit_per_s=1, tells_retry_after=False, task_s=0.01)
+    with Simulator(size=0.02, crowd=crowd, settings=settings) as sim, connect(sim) as client:
+        vms = [vm.id for vm in client.vms() if vm.name.startswith("vm-")]
+        point_id = client.create_recovery_point(
+            name="t-limit",
+            vm_ids=vms,
+            expires_at=datetime.now(UTC) + timedelta(days=1),
+            request_id=str(uuid.uuid4()),
+        )
+        parts = client.recovery_point(point_id).vm_recovery_points
+        disks = [disk for part in parts for disk in client.disk_recovery_points(point_id, part.id)]
+        assert len(disks) == 32
+        started_s, used_s = time.monotonic(), time.process_time()
+        with ThreadPoolExecutor(32) as threads:
+            found = list(threads.map(lambda disk: client.changed_regions(disk.ref, None), disks))
+        elapsed_s = time.monotonic() - started_s
+    assert all(each.regions for each in found)
+    assert elapsed_s > 30  # Two families, one call a second each, side by side.
+    assert time.process_time() - used_s < elapsed_s / 4

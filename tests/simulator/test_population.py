@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from simulator import GuestError, Simulator, inspect_image
+from simulator import Crowd, GuestError, Simulator, inspect_image
 from simulator.sparse import MiB
+from tests.simulator.conftest import Api
 
 
 def _images(simulator: Simulator) -> dict[str, str]:
@@ -104,3 +107,34 @@ def test_disks_are_added_removed_and_replaced(api: Any) -> None:
     assert (disks[1]["extId"], disks[1]["backingInfo"]["diskSizeBytes"]) == (replaced, 3 * MiB)
     story.remove_disk("web01", disk=1)
     assert len(api.vm("web01")["disks"]) == 1
+
+
+@pytest.fixture
+def crowded() -> Iterator[Api]:
+    """A client of a simulator with a small crowd."""
+    crowd = Crowd(vm_count=12, host_count=4, worker_count=4)
+    with Simulator(size=0.02, crowd=crowd) as simulator:
+        api = Api(simulator)
+        yield api
+        api.close()
+
+
+def test_a_crowd_is_spread_over_its_hosts_and_costs_little(
+    crowded: Api,
+) -> None:
+    """Twelve VMs on four hosts with four workers: each with disks of its own content, paged in lists, and hardly any room."""
+    api = crowded
+    hosts = {host["extId"]: host["hostName"] for host in api.get("/clustermgmt/v4.3/config/hosts")}
+    assert sorted(hosts.values()) == ["host-1", "host-2", "host-3", "host-4"]
+    assert [worker.name for worker in api.simulator.workers] == [
+        f"ahvault-worker-{number}" for number in (1, 2, 3, 4)
+    ]
+    path = "/vmm/v4.3/ahv/config/vms"
+    crowd_filter = {"$filter": "startswith(name,'vm-')", "$limit": "100"}
+    vms = api.get(path, **crowd_filter)
+    assert len(vms) == 12
+    assert Counter(hosts[vm["host"]["extId"]] for vm in vms) == dict.fromkeys(hosts.values(), 3)
+    store = api.simulator.cluster.disks
+    paths = [store.live_path(disk["extId"]) for vm in vms for disk in vm["disks"]]
+    assert len({path.read_bytes() for path in paths}) == 24
+    assert sum(path.stat().st_blocks * 512 for path in paths) < 24 * 512 * 1024
