@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from unittest.mock import Mock, patch
 
 import pytest
 
+from nutanix import AhvClient, AttachedDisk
 from simulator import Simulator
 from tests.storm.plain_engine import without_engine
-from tests.storm.weather import draw
+from tests.storm.weather import Weather, draw
 from tests.storm.world import SETTINGS, World, impatient
 
 CHAIN = 10
@@ -68,3 +71,49 @@ def test_the_great_storm(
 ) -> None:
     """Five hundred sessions of the same, ten to a repository."""
     report(storm(simulator, tmp_path, range(start, start + CHAIN)), count)
+
+
+def misread(self: AttachedDisk, offset_bytes: int, buffer: bytearray | memoryview) -> None:
+    """A worker that reads one bit wrong in everything."""
+    READ(self, offset_bytes, buffer)
+    memoryview(buffer).cast("B")[-1] ^= 1
+
+
+READ = AttachedDisk.read_into
+HARM = {
+    "a bit read wrong": (patch.object(AttachedDisk, "read_into", misread), "is wrong"),
+    "a volume group that stays": (
+        patch.object(AhvClient, "delete_volume_group", lambda *_, **__: None),
+        "seed 1",
+    ),
+    "a recovery point that stays": (
+        patch.object(AhvClient, "delete_recovery_point", lambda *_, **__: None),
+        "left",
+    ),
+    "a worker that stays on": (
+        patch.object(AhvClient, "power_off", lambda *_, **__: None),
+        "seed 1",
+    ),
+    "a mute failure": (
+        patch.object(AhvClient, "changed_regions", Mock(side_effect=ValueError("oops"))),
+        "ValueError",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(HARM))
+def test_the_accounts_of_the_storm_would_notice(
+    simulator: Simulator, tmp_path: Path, name: str
+) -> None:
+    """Harm of each kind, done on purpose in fair weather, is found by what is looked over after every session."""
+    harm, words = HARM[name]
+    world = World(simulator, tmp_path)
+    fair = Weather(seed=1)
+    try:
+        world.run(fair)
+        with harm, pytest.raises(AssertionError, match=words):
+            world.run(fair)
+    finally:
+        with suppress(AssertionError):
+            world.look_over("afterwards")
+        world.end()
