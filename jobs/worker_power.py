@@ -19,7 +19,14 @@ from collections.abc import Callable
 
 from jobs.journal import Entry, Journal, all_entries, forget_entry, read_journal
 from jobs.marks import PREFIX
-from nutanix import AhvClient, NotFound, OperationTimedOut, PermissionDenied, Vm
+from nutanix import (
+    AhvClient,
+    NotFound,
+    OperationFailed,
+    OperationTimedOut,
+    PermissionDenied,
+    Vm,
+)
 from repository import Clock, LiveRecords
 
 log = logging.getLogger(__name__)
@@ -71,7 +78,7 @@ def release_worker(
     """Give up one session's use of a worker; power it off when that was the last. True when it was.
 
     The guest is asked to shut down; its power is cut when it does not within `shutdown_timeout_s`,
-    and at once where the role may not ask. It is never suspended (W9). The entry is removed only
+    and at once where it cannot be asked. It is never suspended (W9). The entry is removed only
     after the power-off, so that a crash in between repeats the work instead of leaving a worker
     running. A worker that still has volume groups attached serves somebody whose journal is not
     ours: it stays on, and so does the entry, for the next look.
@@ -97,8 +104,8 @@ def _turn_off(client: AhvClient, clock: Clock, entry: Entry, shutdown_timeout_s:
     try:
         if not client.shutdown(entry.vm_id, only_if=_serves_nobody):
             return False
-    except PermissionDenied as error:
-        log.info("Worker %s is not asked to shut down: %s", entry.name, error)
+    except (PermissionDenied, OperationFailed, OperationTimedOut) as error:
+        log.info("Worker %s cannot be asked to shut down: %s", entry.name, error)
     else:
         if wait_until(
             lambda: not client.vm(entry.vm_id).is_on, clock=clock, timeout_s=shutdown_timeout_s

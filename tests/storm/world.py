@@ -31,9 +31,12 @@ from jobs import (
 from jobs.journal import all_entries
 from jobs.leases import leased_sessions
 from jobs.marks import repository_prefix
+from jobs.policies import RetryPolicy
 from jobs.reconcile import CREATION_LIFE, newest_points
 from jobs.session import BackupSession
-from nutanix import AhvClient, NutanixError, RetryPolicy
+from jobs.worker_power import release_worker
+from nutanix import AhvClient, NutanixError
+from nutanix import RetryPolicy as CallRetries
 from repository import FileTarget, Repository, RepositoryError, RestorePoint, SystemClock
 from simulator import Settings, Simulator
 from tests.storm.weather import Weather
@@ -41,7 +44,7 @@ from tests.storm.weather import Weather
 VMS = ("web01", "db01", "files01")
 SETTINGS = Settings(task_s=0.005, power_on_s=0.01, region_count_max=6)
 """Few regions to a page, so that lists have pages to be cut off between."""
-IMPATIENT = RetryPolicy(delay_s_first=0.002, delay_s_max=0.02)
+IMPATIENT = CallRetries(delay_s_first=0.002, delay_s_max=0.02)
 TYPED = (NutanixError, JobError, RepositoryError)
 SENTENCE = re.compile(r"[A-Z0-9\"'h].*[.?!)]$", re.DOTALL)
 OBJECT = re.compile(r"web01|db01|files01|ahvault-|[0-9a-f]{8}-[0-9a-f]{4}-|https://|tasks|clusters")
@@ -65,7 +68,15 @@ def impatient() -> Iterator[None]:
         for name, value in (("CHANGE_PAUSE_S", 0.005), ("FRESH_WAIT_S", 0.5), ("POLL_S_FIRST", 0.003),
                             ("POLL_S_MAX", 0.05)):  # fmt: skip
             stack.enter_context(patch(f"nutanix.api.{name}", value))
-        stack.enter_context(patch("nutanix.iscsi_disks.BUSY_PAUSE_S", 0.001))
+        for place, value in (
+            ("nutanix.iscsi_disks.BUSY_PAUSE_S", 0.001),
+            ("jobs.worker_pool.PATIENCE_S", 1.5),
+            ("jobs.worker_pool.SLOT_POLL_S", 0.05),
+            ("jobs.worker_power.POLL_S", 0.02),
+        ):
+            stack.enter_context(patch(place, value))
+        waits = {"shutdown_timeout_s": 0.3}
+        stack.enter_context(patch.dict(release_worker.__kwdefaults__, waits))
         yield
 
 
@@ -108,6 +119,9 @@ class World:
         self.simulator.story.set_faults(weather.plan())
         job = BackupJob(
             name="storm",
+            retry=RetryPolicy(
+                times=chance.choice((0, 0, 1, 2)), wait_minutes=0, started_by_hand=True
+            ),
             parallel_vms=2,
             scope=Scope(vms=tuple(chance.sample(VMS, chance.randint(1, 3)))),
         )
@@ -163,6 +177,8 @@ class World:
                 access=weather.access,  # type: ignore[arg-type]
                 device_root=str(each.device_root),
                 disk_timeout_s=0.25,
+                boot_timeout_s=1.0,
+                shutdown_timeout_s=0.3,
             )
             for each in sim.workers
         ]
@@ -297,6 +313,15 @@ class World:
         assert [vm.name for vm in vms if vm.name.startswith("restored-")] == [], seed
         assert all_entries(repository.live) == [], seed
         assert leased_sessions(repository.live) == set(), seed
+
+    def clear(self) -> None:
+        """Remove by force what sessions made whose own removal was kept from working."""
+        with AhvClient(self._blocks(Weather(0))[0].connection()) as client:
+            for group in client.volume_groups(name_prefix="ahvault-"):
+                client.delete_volume_group(group.id)
+        for worker in self.simulator.workers:
+            self.simulator.story.power(worker.name, is_on=False)
+        self.end()
 
     def end(self) -> None:
         """Forget this repository's references, so that the next world begins as this one did."""
