@@ -43,7 +43,7 @@ from jobs.policies import (
     TransferLimits,
 )
 from jobs.progress import NullObserver, Observer, Observers, current_observer, observed_by
-from jobs.reconcile import Leftover, find_leftovers, remove_leftovers
+from jobs.reconcile import Leftover, find_leftovers, find_unclaimed, remove_leftovers
 from jobs.references import Reference, find_reference, settle_snapshot
 from jobs.restore import (
     RestoreResult,
@@ -184,6 +184,7 @@ __all__ = [
     "detach",
     "find_leftovers",
     "find_reference",
+    "find_unclaimed",
     "group_blank_disks",
     "group_snapshot",
     "human_bytes",

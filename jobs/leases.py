@@ -100,6 +100,13 @@ def live_sessions(records: LiveRecords, clock: Clock) -> set[str]:
     return alive
 
 
+def living_jobs(records: LiveRecords, clock: Clock) -> set[str]:
+    """Names of the jobs that a session may be running right now; of unreadable leases they are unknown."""
+    alive = live_sessions(records, clock)
+    listed = records.list(LEASES).records
+    return {str(record.get("job")) for key, record in listed.items() if key in alive}
+
+
 def is_alive(records: LiveRecords, session_id: str, clock: Clock) -> bool:
     """Whether one session may still be working, judged by its lease as it is now."""
     try:

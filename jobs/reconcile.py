@@ -15,6 +15,8 @@ Why nothing of a living session, and nothing of anybody else, is ever removed:
 - Intent precedes creation, so whatever exists on the cluster was in the journal before it existed. An
   entry without an id stays until no creation can still be under way, even when nothing of its name is
   found. Its name was made for one session and VM and carries our mark, so it identifies the object.
+- A reference in use goes only when its VM has left the job or the job is gone, by the proof in
+  `jobs.departed`, which is made once more right before the removal.
 - What cannot be judged (another cluster connection, an unreadable record or lease) stays, and is told.
 """
 
@@ -25,17 +27,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from jobs.departed import find_departed
 from jobs.journal import Entry, all_entries, forget_entry, read_journal
 from jobs.leases import drop_ended_leases, is_alive
 from jobs.marks import repository_prefix
 from jobs.worker_power import release_worker
-from nutanix import AhvClient, NutanixError
+from nutanix import AhvClient, NutanixError, RecoveryPoint
 from repository import Clock, Repository, RepositoryError, RestorePoint
 
 log = logging.getLogger(__name__)
 
 CREATION_LIFE = timedelta(minutes=30)
 """Longer than any creating operation runs: the client waits 15 minutes for one."""
+
+SUPERSEDED = "reference of a restore point that has a successor or was forgotten"
 
 # A volume group holds a clone of the recovery point and uses the worker: groups go first.
 _ORDER = {"volume-group": 0, "vm": 1, "recovery-point": 2, "worker-power": 3}
@@ -50,6 +55,8 @@ class Leftover:
     object_id: str | None
     why: str
     entry: Entry | None = None
+    is_departed: bool = False
+    """A reference that is in use by nobody's judgement but that of `jobs.departed`."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name} ({self.why})"
@@ -64,19 +71,45 @@ def find_leftovers(
     """
     state = read_journal(repository.live, clock)
     points = repository.points().points
+    newest = newest_points(points)
     leftovers = [
         _from_entry(entry)
         for entry in state.entries
         if entry.session_id not in state.alive and entry.cluster_url == cluster_url
     ]
     journalled = {entry.object_id for entry in state.entries}
-    superseded = committed_sources(repository) - _sources(newest_points(points)) - journalled
-    why = "reference of a restore point that has a successor or was forgotten"
-    return leftovers + [
-        Leftover("recovery-point", point.name, point.id, why)
-        for point in client.recovery_points(name_prefix=repository_prefix(repository.id))
-        if point.id in superseded
-    ]
+    superseded = committed_sources(repository) - _sources(newest) - journalled
+    departed = _departed(repository, newest, clock)
+    for point in client.recovery_points(name_prefix=repository_prefix(repository.id)):
+        if point.id in superseded:
+            leftovers.append(Leftover("recovery-point", point.name, point.id, SUPERSEDED))
+        elif point.id in departed and point.id not in journalled:
+            why = departed[point.id]
+            leftovers.append(
+                Leftover("recovery-point", point.name, point.id, why, is_departed=True)
+            )
+    return leftovers
+
+
+def find_unclaimed(client: AhvClient, repository: Repository) -> list[RecoveryPoint]:
+    """Recovery points with our mark that no record of ours names: never removed, only told.
+
+    They come of a `live/` folder or commit records that were lost, and go when they expire.
+    Raises `NutanixError` or `RepositoryError`.
+    """
+    named = {entry.object_id for entry in all_entries(repository.live)}
+    names = {entry.name for entry in all_entries(repository.live)}
+    found = client.recovery_points(name_prefix=repository_prefix(repository.id))
+    named |= committed_sources(repository)
+    return [point for point in found if point.id not in named and point.name not in names]
+
+
+def _departed(
+    repository: Repository, newest: Iterable[RestorePoint], clock: Clock
+) -> dict[str, str]:
+    """Recovery points that nothing will build on, and why (N9)."""
+    departed = find_departed(repository, list(newest), clock)
+    return {str(_source(each.point)): each.why for each in departed}
 
 
 def newest_points(points: Iterable[RestorePoint]) -> list[RestorePoint]:
@@ -109,6 +142,8 @@ def remove_leftovers(
         try:
             if owner is not None and is_alive(repository.live, owner, clock):
                 continue
+            if leftover.is_departed and not _is_still_departed(repository, leftover, clock):
+                continue
             if _remove(client, repository, leftover, committed, clock):
                 removed.append(str(leftover))
                 log.info("Removed %s", leftover)
@@ -116,6 +151,11 @@ def remove_leftovers(
             log.warning("%s stays for now: %s", leftover, error)
     drop_ended_leases(repository.live, clock)
     return removed
+
+
+def _is_still_departed(repository: Repository, leftover: Leftover, clock: Clock) -> bool:
+    newest = newest_points(repository.points().points)
+    return leftover.object_id in _departed(repository, newest, clock)
 
 
 def remove_own_leftovers(
@@ -148,8 +188,12 @@ def _from_entry(entry: Entry) -> Leftover:
 
 def _sources(points: Iterable[RestorePoint]) -> set[str]:
     """The recovery points that these restore points came from."""
-    named = (point.source.get("recovery_point_id") for point in points)
-    return {each for each in named if each is not None}
+    return {each for each in map(_source, points) if each is not None}
+
+
+def _source(point: RestorePoint) -> str | None:
+    """The recovery point that a restore point came from."""
+    return point.source.get("recovery_point_id")
 
 
 def _remove(
