@@ -25,6 +25,7 @@ from cli import (
     restore,
     retention,
     serve,
+    session,
     sessions,
     simulator,
     status,
@@ -64,6 +65,7 @@ app.command("undelete", epilog=forget.UNDELETE_EXAMPLES)(forget.undelete)
 app.command("hold", epilog=forget.HOLD_EXAMPLES)(forget.hold)
 app.command("release", epilog=forget.RELEASE_EXAMPLES)(forget.release)
 app.command("collect", epilog=collect.EXAMPLES)(collect.collect)
+app.add_typer(session.app, name="session")
 app.add_typer(repo.app, name="repo")
 app.command("simulator", epilog=simulator.EXAMPLES)(simulator.simulator)
 

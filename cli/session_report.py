@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from cli.output import Column, table
-from jobs import (
-    DiskResult,
-    SessionResult,
-    VmResult,
-    human_bytes,
-    human_duration,
-    vm_cells,
-)
+from jobs import DiskResult, SessionResult, VmResult, bottleneck, human_bytes, session_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -44,32 +37,24 @@ DISK_COLUMNS = (
 def session_as_data(result: SessionResult) -> dict[str, Any]:
     """The session as plain data, with the sums that its table shows."""
     data = result.model_dump(mode="json")
-    for vm, shown in zip(result.vms, data["vms"], strict=True):
-        shown["provisioned_bytes"] = vm.provisioned_bytes
-        shown["read_bytes"] = vm.read_bytes
-        shown["stored_bytes"] = vm.stored_bytes
+    parts: list[tuple[SessionResult | VmResult, dict[str, Any]]] = [(result, data)]
+    parts += zip(result.vms, data["vms"], strict=True)
+    for whole, shown in parts:
+        shown["provisioned_bytes"] = whole.provisioned_bytes
+        shown["read_bytes"] = whole.read_bytes
+        shown["stored_bytes"] = whole.stored_bytes
+    data["transfer_s"], data["loads"] = result.transfer_s, result.loads
+    data["bottleneck"] = bottleneck(result.loads)
     return data
 
 
-def view_session(result: SessionResult) -> Iterator[RenderableType]:
-    """One line on the session, a table of its VMs, one of their disks, then what to look at."""
-    yield (
-        f"Session {result.session_id[:8]} of job {result.job}: {result.status} "
-        f"in {human_duration(result.duration_s)}"
-    )
-    for text in result.cleaned:
-        yield f"Cleaned up after an earlier session: {text}"
-    for text in result.warnings:
-        yield f"Warning: {text}"
-    if result.left_out:
-        yield f"Left out: {'; '.join(result.left_out)}"
-    yield ""
-    yield table(VM_COLUMNS, (vm_cells(vm) for vm in result.vms))
+def view_session(result: SessionResult, *, with_disks: bool = False) -> Iterator[RenderableType]:
+    """The session as text for a ticket; with disks, what was read of each and why, as a table."""
+    yield session_text(result)
     rows = [disk_row(vm, disk) for vm in result.vms for disk in vm.disks]
-    if rows:
+    if with_disks and rows:
         yield ""
         yield table(DISK_COLUMNS, rows)
-    yield from _remarks(result.vms)
 
 
 def disk_row(vm: VmResult, disk: DiskResult) -> tuple[str, ...]:
@@ -83,12 +68,3 @@ def disk_row(vm: VmResult, disk: DiskResult) -> tuple[str, ...]:
         disk.read_method,
         disk.read_reason,
     )
-
-
-def _remarks(vms: Sequence[VmResult]) -> Iterator[RenderableType]:
-    remarks = [f"{vm.vm_name}: {vm.status}: {vm.error}" for vm in vms if vm.error is not None]
-    remarks += [f"{vm.vm_name}: warning: {text}" for vm in vms for text in vm.warnings]
-    remarks += [f"{vm.vm_name}: earlier try: {text}" for vm in vms for text in vm.earlier_errors]
-    if remarks:
-        yield ""
-        yield from remarks

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from jobs import SessionResult
-    from repository import ReportListing
+    from repository import ReportListing, Repository
 
 EXAMPLES = """Examples:
 
 - `ahvault sessions`
-- `ahvault sessions 3f2a9c1d`
+- `ahvault sessions --last 100`
 - `ahvault sessions --json | jq '.sessions[] | select(.status != "success")'`
 """
 
@@ -37,6 +37,8 @@ _COLUMNS = (
     Column("FAILED", is_number=True),
     Column("READ", is_number=True),
     Column("STORED", is_number=True),
+    Column("RATIO", is_number=True),
+    Column("RATE", is_number=True),
 )
 
 
@@ -44,28 +46,19 @@ _COLUMNS = (
 def sessions(
     common: CommonOptions,
     repository: RepositoryOptions,
-    which: Annotated[
-        str | None,
-        typer.Argument(help="One session, by the start of its id.", metavar="[SESSION]"),
-    ] = None,
     last: Annotated[int, typer.Option(min=1, help="How many of the newest to list.")] = 20,
 ) -> None:
-    """List earlier sessions, or show one with its VMs and disks.
+    """List earlier sessions; `ahvault session show` tells one whole.
 
     Reports lie in the repository, so this needs neither a cluster nor a Prefect server.
     """
-    from cli.session_report import session_as_data, view_session
+    from cli.session_report import session_as_data
 
     settings = load_settings(common, repository)
     output = open_output(as_json=common.as_json)
     with open_repository(settings) as opened:
-        listing = opened.reports()
-    results = _results(listing)
-    if which is not None:
-        result = _find(results, which)
-        output.result(session_as_data(result), lambda: view_session(result))
-        return
-    newest = results[-last:]
+        listing = opened.reports(newest=last)
+    newest = _results(listing)
     output.result(
         {
             "sessions": [session_as_data(result) for result in newest],
@@ -85,10 +78,13 @@ def _results(listing: ReportListing) -> list[SessionResult]:
     return [SessionResult.model_validate(report) for report in listing.reports]
 
 
-def _find(results: Sequence[SessionResult], which: str) -> SessionResult:
-    found = [result for result in results if result.session_id.startswith(which)]
+def find_session(repository: Repository, which: str | None) -> SessionResult:
+    """The session whose id starts so, or the newest. Raises `SessionUnknown` for none or several."""
+    listing = repository.reports(newest=1) if which is None else repository.reports()
+    results = _results(listing)
+    found = [result for result in results if result.session_id.startswith(which or "")]
     if len(found) != 1:
-        raise SessionUnknown(which, matches=len(found))
+        raise SessionUnknown(which or "", matches=len(found))
     return found[0]
 
 
@@ -100,7 +96,7 @@ def _view(results: Sequence[SessionResult]) -> Iterator[RenderableType]:
 
 
 def _row(result: SessionResult) -> tuple[str, ...]:
-    from jobs import human_bytes, human_duration, utc_text
+    from jobs import human_bytes, human_duration, human_rate, human_ratio, utc_text
 
     return (
         result.session_id[:8],
@@ -110,6 +106,8 @@ def _row(result: SessionResult) -> tuple[str, ...]:
         human_duration(result.duration_s),
         str(len(result.vms)),
         str(sum(vm.status == "failed" for vm in result.vms)),
-        human_bytes(sum(vm.read_bytes for vm in result.vms)),
-        human_bytes(sum(vm.stored_bytes for vm in result.vms)),
+        human_bytes(result.read_bytes),
+        human_bytes(result.stored_bytes),
+        human_ratio(result.read_bytes, result.stored_bytes),
+        human_rate(result.read_bytes, result.transfer_s),
     )

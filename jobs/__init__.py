@@ -66,8 +66,10 @@ from jobs.retention import (
 from jobs.scope import ChosenVms, LeftOut, VmTarget, choose_vms
 from jobs.selection import DiskRule, Scope, Selection
 from jobs.session import BackupSession, Session, open_backup_session, open_session
+from jobs.session_text import outcome, session_text
 from jobs.slots import LocalSlots, SlotHold, Slots
 from jobs.snapshots import DiskSnapshot, Snapshot, abandon_snapshot, take_snapshot
+from jobs.statistics import bottleneck
 from jobs.status import (
     Protection,
     StatusReport,
@@ -169,6 +171,7 @@ __all__ = [
     "apply_retention",
     "ask_to_stop",
     "attach",
+    "bottleneck",
     "carry_out",
     "check_repository",
     "check_workers",
@@ -198,6 +201,7 @@ __all__ = [
     "observed_by",
     "open_backup_session",
     "open_session",
+    "outcome",
     "parse_job",
     "plan_alert",
     "plan_reads",
@@ -215,6 +219,7 @@ __all__ = [
     "run_hook",
     "session_attempts",
     "session_markdown",
+    "session_text",
     "settle_snapshot",
     "status_markdown",
     "stop_asked",

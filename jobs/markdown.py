@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from jobs.figures import human_bytes, human_duration, human_rate, human_ratio
 from jobs.results import SessionResult, VmResult
+from jobs.session_text import outcome
+from jobs.statistics import describe_loads
 
 _HEAD = "| VM | result | kind | disks | provisioned | read | stored | ratio | time | worker |"
 _LINE = "| --- | --- | --- | --: | --: | --: | --: | --: | --: | --- |"
@@ -12,14 +14,27 @@ _LINE = "| --- | --- | --- | --: | --: | --: | --: | --: | --: | --- |"
 def session_markdown(result: SessionResult) -> str:
     """One line on the session, a table of its VMs, then why each disk was read as it was."""
     parts = [
-        (
-            f"**{result.status}**: {len(result.vms)} VMs in {human_duration(result.duration_s)}, "
-            f"session `{result.session_id}`"
-        ),
+        f"**{outcome(result)}**",
+        _figures(result),
         "\n".join([_HEAD, _LINE, *(_row(vm) for vm in result.vms)]),
         "\n".join([*_retention(result), *_remarks(result)]),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _figures(result: SessionResult) -> str:
+    rate = human_rate(result.read_bytes, result.transfer_s)
+    ratio = human_ratio(result.read_bytes, result.stored_bytes)
+    lines = [
+        (
+            f"Processed {human_bytes(result.provisioned_bytes)}, read "
+            f"{human_bytes(result.read_bytes)} at {rate}, stored "
+            f"{human_bytes(result.stored_bytes)} ({ratio}), session `{result.session_id}`."
+        )
+    ]
+    if result.loads:
+        lines.append(f"Load: {describe_loads(result.loads)}.")
+    return "  \n".join(lines)
 
 
 def _row(vm: VmResult) -> str:
@@ -61,9 +76,8 @@ def _remarks(result: SessionResult) -> list[str]:
             remarks.append(f"- **{vm.vm_name}**: {vm.error}")
         remarks += [f"- {vm.vm_name}: warning: {warning}" for warning in vm.warnings]
         if vm.bottleneck:
-            loads = ", ".join(f"{stage} {percent} %" for stage, percent in vm.loads.items())
             rate = human_rate(vm.read_bytes, vm.transfer_s)
-            remarks.append(f"- {vm.vm_name}: {rate}, held up by the {vm.bottleneck} ({loads})")
+            remarks.append(f"- {vm.vm_name}: {rate}, load: {describe_loads(vm.loads)}")
         remarks += [
             f"- {vm.vm_name} {disk.label}: {disk.read_method}: {disk.read_reason}"
             for disk in vm.disks

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from jobs.retention import RetentionResult
+from jobs.statistics import covered_s, session_loads
 
 VmStatus = Literal["success", "warning", "failed", "stopped"]
 SessionStatus = Literal["success", "warning", "failed", "stopped"]
@@ -52,6 +53,8 @@ class VmResult(BaseModel):
     started_at: datetime
     duration_s: float
     transfer_s: float = 0.0
+    """Seconds in which its data moved, and since when."""
+    transfer_started_at: datetime | None = None
     loads: dict[str, int] = {}
     """Percent of the transfer time in which each stage was busy (M5)."""
     bottleneck: str | None = None
@@ -103,6 +106,35 @@ class SessionResult(BaseModel):
     """VMs that the scope selects and that were not backed up, each with the reason."""
     retention: RetentionResult | None = None
     """What retention did at the end; None when it did not run (T6: only after a successful session)."""
+
+    @property
+    def provisioned_bytes(self) -> int:
+        """Size of all disks of all VMs (M2 "Processed")."""
+        return sum(vm.provisioned_bytes for vm in self.vms)
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes read from the source (M2 "Read")."""
+        return sum(vm.read_bytes for vm in self.vms)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes sent to the repository (M2 "Transferred")."""
+        return sum(vm.stored_bytes for vm in self.vms)
+
+    @property
+    def transfer_s(self) -> float:
+        """Seconds in which data of at least one VM moved: the base of the processing rate (M2)."""
+        return covered_s(
+            (vm.transfer_started_at, vm.transfer_s)
+            for vm in self.vms
+            if vm.transfer_started_at is not None
+        )
+
+    @property
+    def loads(self) -> dict[str, int]:
+        """Percent of the transfer time in which each stage was busy, over all VMs (M5)."""
+        return session_loads((vm.loads, vm.transfer_s) for vm in self.vms)
 
     @property
     def point_count(self) -> int:

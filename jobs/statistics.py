@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
 
 from repository import TransferFigures
 
@@ -34,3 +35,37 @@ def bottleneck(loads: dict[str, int]) -> str | None:
     if not loads:
         return None
     return max(loads, key=lambda stage: (loads[stage], stage == THROTTLING))
+
+
+def session_loads(parts: Iterable[tuple[dict[str, int], float]]) -> dict[str, int]:
+    """The loads of a session from those of its VMs, each weighted by its transfer time in seconds."""
+    weighted: dict[str, float] = {}
+    total_s = 0.0
+    for loads, transfer_s in parts:
+        if not loads:
+            continue
+        total_s += transfer_s
+        for stage, percent in loads.items():
+            weighted[stage] = weighted.get(stage, 0.0) + percent * transfer_s
+    return {stage: round(each / total_s) for stage, each in weighted.items()} if total_s else {}
+
+
+def covered_s(spans: Iterable[tuple[datetime, float]]) -> float:
+    """Seconds in which at least one of the spans (start, length in seconds) ran.
+
+    The base of a session's rate (M2): the time in which data moved, where several VMs move at once.
+    """
+    total = timedelta(0)
+    reached: datetime | None = None
+    for start, length_s in sorted(spans):
+        end = start + timedelta(seconds=length_s)
+        begin = start if reached is None else max(start, reached)
+        total += max(end - begin, timedelta(0))
+        reached = end if reached is None else max(reached, end)
+    return total.total_seconds()
+
+
+def describe_loads(loads: dict[str, int]) -> str:
+    """`source 96 % > worker 6 % > target 6 % > throttling 0 %; bottleneck: source`, in data's order."""
+    chain = " > ".join(f"{stage} {percent} %" for stage, percent in loads.items())
+    return f"{chain}; bottleneck: {bottleneck(loads)}"

@@ -48,6 +48,7 @@ class VmStory:
     point_id: str | None = None
     transfer_started_s: float = 0.0
     transfer_s: float = 0.0
+    transfer_started_at: datetime | None = None
     disks: tuple[DiskResult, ...] = ()
     loads: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -77,6 +78,7 @@ class VmStory:
     def transferring(self) -> Iterator[None]:
         """The block moves data; the time of all such blocks is the base of rates (M2)."""
         self.transfer_started_s = self.clock.monotonic_s()
+        self.transfer_started_at = self.transfer_started_at or self.clock.now()
         try:
             yield
         finally:
@@ -134,6 +136,7 @@ class VmStory:
             started_at=self.started_at,
             duration_s=self.clock.monotonic_s() - self.started_s,
             transfer_s=self.transfer_s,
+            transfer_started_at=self.transfer_started_at,
             loads=self.loads,
             bottleneck=bottleneck(self.loads),
             disks=self.disks,

@@ -23,7 +23,7 @@ from prefect.artifacts import (
 )
 from prefect.states import Completed
 
-from jobs import NullObserver, RetentionResult, SessionResult, VmStory, session_markdown
+from jobs import NullObserver, RetentionResult, SessionResult, VmStory, outcome, session_markdown
 from tasks.context import current_backup, current_story
 from tasks.policy import step
 
@@ -104,9 +104,19 @@ def _key(kind: str, name: str) -> str:
 
 
 def ending(result: SessionResult) -> SessionResult:
-    """What a session's flow returns: the result, in a state whose name says that it was stopped."""
-    if result.status != "stopped":
-        return result
-    why = next((vm.error for vm in result.vms if vm.error), "it was stopped")
-    told = f"{result.point_count} of {len(result.vms)} VMs have a new restore point. {why}"
-    return cast("SessionResult", Completed(name="Stopped", message=told, data=result))
+    """What a session's flow returns: the result, in a state that says in words how it went.
+
+    Its name is `Stopped` or `Warning` where that is so: Prefect knows no such type of state, but
+    shows the name, and notifications go by it.
+    """
+    if result.status == "stopped":
+        why = next((vm.error for vm in result.vms if vm.error), "it was stopped")
+        told = f"{result.point_count} of {len(result.vms)} VMs have a new restore point. {why}"
+        return cast("SessionResult", Completed(name="Stopped", message=told, data=result))
+    if result.status == "warning":
+        warned = [vm.vm_name for vm in result.vms if vm.warnings]
+        first = next(iter(result.warnings or [w for vm in result.vms for w in vm.warnings]), "")
+        named = f" Warnings: {', '.join(warned)}." if warned else ""
+        told = f"{outcome(result)}.{named} First: {first}"
+        return cast("SessionResult", Completed(name="Warning", message=told, data=result))
+    return cast("SessionResult", Completed(message=outcome(result), data=result))

@@ -139,7 +139,7 @@ def test_full_incremental_and_restore(ended, store: Path, cluster: Simulator) ->
     cluster.story.write_file("db01", "/data/new", content=b"new", disk=1)
     code, out, err = ended("backup", "db01")
     assert code == ExitCode.OK, err
-    assert "incremental" in out
+    assert "success  incr " in out
     assert "changed regions since the last restore point" in out
     code, out, err = ended("restore", "db01", "--name", "db01-again", "--power-on")
     assert code == ExitCode.OK, err
@@ -245,7 +245,7 @@ def test_killed_in_mid_transfer(
     assert left_on_cluster(cluster) != NOTHING
     code, out, err = ended("backup", "web01")
     assert code == ExitCode.OK, err
-    assert "Cleaned up after an earlier session" in out
+    assert "cleaned up after an earlier session" in out
     assert left_on_cluster(cluster) == NOTHING
     assert len(snapshots(cluster)) == 1
     with Repository.open(str(store)) as repository:
@@ -311,8 +311,8 @@ def test_clean_removes_what_a_kill_left_and_sessions_remembers(
     assert "No session has run yet" in ended("sessions")[1]
     session_id = json.loads(ended("backup", "files01", "--json")[1])["session_id"]
     assert session_id[:8] in ended("sessions")[1]
-    assert "files01" in ended("sessions", session_id[:6])[1]
-    code, _, err = ended("sessions", "nope")
+    assert "files01" in ended("session", "show", session_id[:6])[1]
+    code, _, err = ended("session", "show", "nope")
     assert code == ExitCode.NOT_FOUND
     assert "No session has an id that starts with 'nope'" in err
 
