@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import perf_counter
 
 from repository.counters import TransferCounters
 from repository.errors import Stopped
-from repository.ports import Throttle
+from repository.ports import Pace, Throttle
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +41,29 @@ class TransferControls:
         if self.throttle is not None:
             with self.counters.timing("throttled_s"):
                 self.throttle.acquire(length_bytes)
+
+    @contextmanager
+    def sending(self) -> Iterator[Pace | None]:
+        """The body sends to the store; its seconds without those of the throttle are counted.
+
+        Yields what the store asks before it sends, or None where no throttle was given.
+        """
+        if self.throttle is None:
+            with self.counters.timing("upload_s"):
+                yield None
+            return
+        waited_s = 0.0
+        waiting = threading.Lock()  # a store may ask from other threads than the caller's
+
+        def pace(length_bytes: int) -> None:
+            nonlocal waited_s
+            start_s = perf_counter()
+            self.acquire(length_bytes)
+            with waiting:
+                waited_s += perf_counter() - start_s
+
+        start_s = perf_counter()
+        try:
+            yield pace
+        finally:
+            self.counters.add(upload_s=max(0.0, perf_counter() - start_s - waited_s))

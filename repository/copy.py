@@ -62,20 +62,22 @@ def copy_points(
     session_id: str,
     on_disk: OnDisk | None = None,
     throttle: Throttle | None = None,
+    source_throttle: Throttle | None = None,
     stop: threading.Event | None = None,
 ) -> CopyReport:
     """Copy restore points that the target lacks, oldest first; each exists once it is committed.
 
     A restore point that is damaged in the source is reported and does not stop the others. To be
     run again after any error or kill: what was committed is skipped, what was stored is reused.
-    `on_disk` is called before each disk with the counters that its transfer will fill.
+    `on_disk` is called before each disk with the counters that its transfer will fill. `throttle`
+    holds for what is sent to the target, `source_throttle` for what is fetched from the source.
     Raises InvalidInput if both are one repository, Stopped, UnsupportedFormat, or the errors of
     either store.
     """
     if source.id == target.id:
         raise InvalidInput("copy", f"{source.url} and {target.url} are the same repository")
     with target.write_session(session_id) as session:
-        copier = _Copier(source, target, session, on_disk, throttle, stop)
+        copier = _Copier(source, target, session, on_disk, throttle, source_throttle, stop)
         for point in sorted(points, key=_age):
             copier.take(point)
     return copier.report
@@ -109,6 +111,7 @@ class _Copier:
         session: WriteSession,
         on_disk: OnDisk | None,
         throttle: Throttle | None,
+        source_throttle: Throttle | None,
         stop: threading.Event | None,
     ) -> None:
         self.report = CopyReport()
@@ -116,6 +119,7 @@ class _Copier:
         self._session = session
         self._on_disk = on_disk
         self._throttle = throttle
+        self._source_throttle = source_throttle
         self._stop = stop
         self._history = source.points().points
         self._copies = {origin_of(target, point): point for point in target.points().points}
@@ -161,7 +165,7 @@ class _Copier:
             return self._written(point, record, None)
 
     def _written(self, point: RestorePoint, record: DiskRecord, base: _Base | None) -> DiskRecord:
-        reader = self._source.open_disk(point, record.disk_id)
+        reader = self._source.open_disk(point, record.disk_id, throttle=self._source_throttle)
         counters = TransferCounters()
         if self._on_disk is not None:
             self._on_disk(point, counters)

@@ -253,16 +253,18 @@ class DiskWriter:
 
     def _store_layer(self, layer: LayerWriter, digests: list[bytes], *, is_base: bool) -> ObjectRef:
         self._controls.counters.add(requests=1)
-        return store_layer(
-            self._store,
-            layer,
-            self._spec.disk_id,
-            self._shape,
-            digests,
-            is_base=is_base,
-            keys=self._tools.keys,
-            sealer=self._tools.sealer,
-        )
+        with self._controls.sending() as pace:
+            return store_layer(
+                self._store,
+                layer,
+                self._spec.disk_id,
+                self._shape,
+                digests,
+                is_base=is_base,
+                keys=self._tools.keys,
+                sealer=self._tools.sealer,
+                pace=pace,
+            )
 
 
 class _Window:

@@ -39,7 +39,7 @@ from repository.places import (
     void_column,
 )
 from repository.points import DiskRecord, ObjectRef
-from repository.ports import Buffer
+from repository.ports import Buffer, Pace
 from repository.sealing import Sealer
 from repository.store import Store
 from repository.tables import describe, open_table, open_writer
@@ -294,12 +294,13 @@ def store_layer(
     is_base: bool,
     keys: RepositoryKeys,
     sealer: Sealer,
+    pace: Pace | None = None,
 ) -> ObjectRef:
     """Finish a layer and write it to the store; returns the reference to it."""
     key = map_key(disk_id, uuid.uuid4())
     plain = writer.finish(layer_description(disk_id, shape, digests, is_base=is_base, keys=keys))
     stored = sealer.close_object(key, plain)
-    create_own(store, key, stored)
+    create_own(store, key, stored, pace=pace)
     digest = hashlib.sha256(stored).hexdigest()
     return ObjectRef(key=key, size_bytes=len(stored), sha256=digest)
 

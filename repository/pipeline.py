@@ -27,7 +27,7 @@ from repository.keys import RepositoryKeys
 from repository.maps import DiskShape
 from repository.packs import PackBuilder, PackEntry, StoredPack
 from repository.places import PLACE, ZERO_ID, Places
-from repository.ports import Buffer, DiskSource
+from repository.ports import Buffer, DiskSource, Pace
 from repository.sealing import Sealer
 from repository.units import MiB
 
@@ -72,8 +72,8 @@ class Tools:
     uploads: ThreadPoolExecutor
     batches_in_flight: int
     pack_target_bytes: int
-    store_pack: Callable[[StoredPack, list[Buffer], TransferCounters], None]
-    """Writes a finished pack and makes its chunks known once it is durable."""
+    store_pack: Callable[[StoredPack, list[Buffer], TransferCounters, Pace | None], None]
+    """Writes a finished pack at this pace and makes its chunks known once it is durable."""
     keep_alive: Callable[[], None]
     """Tells others that the session is at work, if that is due."""
     distrusted_packs: set[bytes]
@@ -215,10 +215,9 @@ class PackStream:
 
     def _upload(self, builder: PackBuilder) -> None:
         self._controls.check_stop("the transfer")
-        self._controls.acquire(builder.size_bytes)
         pack, pieces = builder.finish()
-        with self._counters.timing("upload_s"):
-            self._tools.store_pack(pack, pieces, self._counters)
+        with self._controls.sending() as pace:
+            self._tools.store_pack(pack, pieces, self._counters, pace)
 
 
 def _row(pack_id: bytes, entry: PackEntry) -> Places:

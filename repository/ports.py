@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+
+Pace: TypeAlias = Callable[[int], None]
+"""Called with a number of bytes before they are sent to a store; returns when they may go."""
 
 
 class DiskSource(Protocol):
@@ -44,5 +48,9 @@ class Throttle(Protocol):
     """A limit on the bytes that move between this machine and the store."""
 
     def acquire(self, length_bytes: int) -> None:
-        """Block until this many bytes may flow. Called from several threads at once."""
+        """Block until this many bytes may flow. Called from several threads at once.
+
+        Asked right before the bytes move: by stores that send an object in parts for each part,
+        else for the whole object or range. May raise Stopped, and nothing else.
+        """
         ...

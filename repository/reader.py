@@ -38,7 +38,15 @@ class DiskReader:
     the root hash in the commit record. Memory stays flat whatever the disk's size.
     """
 
-    def __init__(self, disk_map: DiskMap, fetcher: ChunkFetcher, *, high_latency: bool) -> None:
+    def __init__(
+        self,
+        disk_map: DiskMap,
+        fetcher: ChunkFetcher,
+        *,
+        high_latency: bool,
+        throttle: Throttle | None = None,
+    ) -> None:
+        self._throttle = throttle
         self._map = disk_map
         self._shape = disk_map.shape
         self._fetcher = fetcher
@@ -196,6 +204,8 @@ class DiskReader:
             return
         numbers = np.array([chunk for chunk, _ in wanted])
         for fetch in plan_fetches(numbers, np.array([place for _, place in wanted])):
+            if self._throttle is not None:
+                self._throttle.acquire(fetch.end_bytes - fetch.start_bytes)
             for chunk, plain in self._fetcher.open(self._fetcher.fetch(fetch)):
                 self._keep(chunk, plain)
                 yield chunk, plain

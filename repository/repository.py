@@ -51,7 +51,7 @@ from repository.open_findings import OpenFindings
 from repository.options import RepositoryOptions
 from repository.packs import ChunkOpener
 from repository.points import DiskRecord, PointListing, RestorePoint
-from repository.ports import DiskSource
+from repository.ports import DiskSource, Throttle
 from repository.quarantine import quarantined_packs
 from repository.reader import DiskReader
 from repository.records import RecordCodec
@@ -326,8 +326,10 @@ class Repository:
             pack_target_bytes=self.options.pack_target_bytes,
         )
 
-    def open_disk(self, point: RestorePoint, disk_id: str) -> DiskReader:
-        """One disk of a restore point, to read or restore.
+    def open_disk(
+        self, point: RestorePoint, disk_id: str, *, throttle: Throttle | None = None
+    ) -> DiskReader:
+        """One disk of a restore point, to read or restore. `throttle` holds for `read_into`.
 
         Raises DiskNotFound (a KeyError), DamagedObject for its maps, or the store's errors.
         """
@@ -344,7 +346,12 @@ class Repository:
         codec = ChunkCodec(self.options.compression_level)
         opener = ChunkOpener(self._records.keys, self._records.sealer, codec)
         fetcher = ChunkFetcher(self._store, opener, disk_map.shape, self._locator)
-        return DiskReader(disk_map, fetcher, high_latency=self._store.capabilities.high_latency)
+        return DiskReader(
+            disk_map,
+            fetcher,
+            high_latency=self._store.capabilities.high_latency,
+            throttle=throttle,
+        )
 
     def differing_extents(
         self, record: DiskRecord, source: DiskSource, extents: Sequence[Extent]

@@ -39,7 +39,7 @@ from repository.options import RepositoryOptions
 from repository.packs import ChunkOpener, StoredPack
 from repository.pipeline import Tools
 from repository.points import DiskRecord, DiskSpec, PointDraft, RestorePoint
-from repository.ports import Buffer, DiskSource, Throttle
+from repository.ports import Buffer, DiskSource, Pace, Throttle
 from repository.quarantine import quarantined_packs
 from repository.records import RecordCodec
 from repository.sampling import chunks_in_packs
@@ -54,7 +54,9 @@ PACKS_PER_SEGMENT = 8
 SEGMENT_AGE_S_MAX = 300.0
 
 _INDEX_THREADS = 8
-_UPLOAD_THREADS = 4
+# Made as they are needed. Every disk has at most two uploads on their way; one that waits for a limit
+# must not hold up a disk that is under none.
+_UPLOAD_THREADS = 64
 # Threads beyond the cores wait in reads while the others compute.
 _READING_THREADS = 2
 
@@ -110,7 +112,7 @@ class WriteSession:
             records,
             ChunkOpener(records.keys, records.sealer, self._tools.codec),
             options.pack_target_bytes,
-            lambda pack, pieces: self._store_pack(pack, pieces, TransferCounters()),
+            lambda pack, pieces: self._store_pack(pack, pieces, TransferCounters(), None),
             clock,
         )
 
@@ -251,9 +253,13 @@ class WriteSession:
         return BaseDisk(record, disk_map)
 
     def _store_pack(
-        self, pack: StoredPack, pieces: list[Buffer], counters: TransferCounters
+        self,
+        pack: StoredPack,
+        pieces: list[Buffer],
+        counters: TransferCounters,
+        pace: Pace | None,
     ) -> None:
-        create_own(self._store, pack_key(pack.pack_id), *pieces)
+        create_own(self._store, pack_key(pack.pack_id), *pieces, pace=pace)
         counters.add(requests=1, stored_bytes=pack.size_bytes)
         self._lease.keep_alive()
         self._index.add(pack.places)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from repository.ports import Buffer
+from repository.ports import Buffer, Pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,14 @@ class Store(Protocol):
     @property
     def capabilities(self) -> StoreCapabilities: ...
 
-    def put_new(self, key: str, *pieces: Buffer) -> None:
+    def put_new(self, key: str, *pieces: Buffer, pace: Pace | None = None) -> None:
         """Create the object from the concatenated pieces; durable on return.
 
         Raises ObjectExists if there is one already. An error other than that leaves it unknown
-        whether the object exists; a reader never sees part of it.
+        whether the object exists; a reader never sees part of it. `pace` is asked before bytes are
+        sent: part by part where the store takes an object in parts, else once for all of it, so
+        that what moves keeps to the limit from part to part or only from object to object. What it
+        raises ends the call.
         """
         ...
 

@@ -23,7 +23,7 @@ from repository.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from repository.ports import Buffer
+from repository.ports import Buffer, Pace
 from repository.store import ObjectInfo, StoreCapabilities
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -71,11 +71,13 @@ class FsspecStore:
     def capabilities(self) -> StoreCapabilities:
         return StoreCapabilities(create_exclusive=False, high_latency=True)
 
-    def put_new(self, key: str, *pieces: Buffer) -> None:
+    def put_new(self, key: str, *pieces: Buffer, pace: Pace | None = None) -> None:
         # Names are random, so that a collision can only be this very object, written before an
         # answer was lost. Looking first catches that; it is no protection against a race.
         if self.stat(key) is not None:
             raise ObjectExists(key)
+        if pace is not None:  # one call sends it all
+            pace(sum(map(len, pieces)))
         self.put(key, *pieces)
 
     def put(self, key: str, *pieces: Buffer) -> None:

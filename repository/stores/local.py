@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from repository.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from repository.ports import Buffer
+from repository.pacing import paced
+from repository.ports import Buffer, Pace
 from repository.store import ObjectInfo, StoreCapabilities, StoreSpace
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -67,8 +68,8 @@ class LocalStore:
     def capabilities(self) -> StoreCapabilities:
         return StoreCapabilities(create_exclusive=self._has_links, high_latency=False)
 
-    def put_new(self, key: str, *pieces: Buffer) -> None:
-        self._place(key, pieces, replace=False)
+    def put_new(self, key: str, *pieces: Buffer, pace: Pace | None = None) -> None:
+        self._place(key, pieces, replace=False, pace=pace)
 
     def put(self, key: str, *pieces: Buffer) -> None:
         self._place(key, pieces, replace=True)
@@ -112,13 +113,15 @@ class LocalStore:
     def close(self) -> None:
         """Nothing is held open between calls."""
 
-    def _place(self, key: str, pieces: tuple[Buffer, ...], *, replace: bool) -> None:
+    def _place(
+        self, key: str, pieces: tuple[Buffer, ...], *, replace: bool, pace: Pace | None = None
+    ) -> None:
         final = self._root / key
         temporary = final.with_name(f"{_TEMPORARY_PREFIX}{uuid.uuid4().hex}.tmp")
         with _translated("write", key):
             try:
                 self._make_folder(final.parent)
-                _write_durably(temporary, pieces)
+                _write_durably(temporary, pieces, pace)
                 self._name(temporary, final, replace=replace)
                 _sync_folder(final.parent)
             except FileExistsError as error:
@@ -166,17 +169,18 @@ class LocalStore:
                 yield ObjectInfo(f"{prefix}{entry.name}", entry.stat().st_size)
 
 
-def _write_durably(path: Path, pieces: tuple[Buffer, ...]) -> None:
+def _write_durably(path: Path, pieces: tuple[Buffer, ...], pace: Pace | None) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        for first in range(0, len(pieces), _PIECES_PER_WRITE):
-            _write_all(descriptor, pieces[first : first + _PIECES_PER_WRITE])
+        for part in paced(pieces, pace) if pace is not None else [pieces]:
+            for first in range(0, len(part), _PIECES_PER_WRITE):
+                _write_all(descriptor, part[first : first + _PIECES_PER_WRITE])
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _write_all(descriptor: int, pieces: tuple[Buffer, ...]) -> None:
+def _write_all(descriptor: int, pieces: Sequence[Buffer]) -> None:
     views = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
     while views:
         written = os.writev(descriptor, views)

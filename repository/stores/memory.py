@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from repository.errors import ObjectExists
-from repository.ports import Buffer
+from repository.ports import Buffer, Pace
 from repository.store import StoreCapabilities
 from repository.stores.fsspec_store import FsspecStore
 
@@ -20,7 +20,9 @@ class MemoryStore(FsspecStore):
     def capabilities(self) -> StoreCapabilities:
         return StoreCapabilities(create_exclusive=True, high_latency=False)
 
-    def put_new(self, key: str, *pieces: Buffer) -> None:
+    def put_new(self, key: str, *pieces: Buffer, pace: Pace | None = None) -> None:
+        if pace is not None:
+            pace(sum(map(len, pieces)))
         with _CREATING:
             if self.stat(key) is not None:
                 raise ObjectExists(key)

@@ -1,7 +1,8 @@
 """S3, and what speaks its protocol, as a store (docs/decisions/0003-obstore-and-asyncssh.md).
 
 One object is one request: a put is never split, because servers that honour a condition on a put
-may ignore it on the completion of an upload in parts.
+may ignore it on the completion of an upload in parts. So a limit is kept by waiting before the put:
+over several packs the average holds, each single pack goes as fast as the link allows.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from repository.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from repository.ports import Buffer
+from repository.ports import Buffer, Pace
 from repository.store import ObjectInfo, StoreCapabilities
 
 _DENIED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)
@@ -51,7 +52,9 @@ class S3Store:
     def url(self) -> str:
         return self._url
 
-    def put_new(self, key: str, *pieces: Buffer) -> None:
+    def put_new(self, key: str, *pieces: Buffer, pace: Pace | None = None) -> None:
+        if pace is not None:
+            pace(sum(map(len, pieces)))
         self._put(key, pieces, "create")
 
     def put(self, key: str, *pieces: Buffer) -> None:

@@ -6,15 +6,17 @@ renamed (replaced ones) to its name, so that no reader ever sees part of an obje
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import asyncssh
-from asyncssh import SFTPClient, SSHClientConnection
+from asyncssh import SFTPClient, SFTPClientFile, SSHClientConnection
 from fsspec.asyn import get_loop, sync
 
 from repository.errors import (
@@ -27,13 +29,16 @@ from repository.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from repository.ports import Buffer
+from repository.pacing import paced
+from repository.ports import Buffer, Pace
 from repository.store import ObjectInfo, StoreCapabilities
 
 _TEMPORARY_PREFIX = "."  # names of our own never start so; listings leave these out
 _FULL = ("no space", "quota", "disk full")
 _CONNECTION_LOST = (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection)
 _KEEPALIVE_S = 30
+_PARTS_IN_FLIGHT = 16  # 4 MiB on their way: a distant server is not waited for after every part
+_PACED_UPLOADS_MAX = 64
 
 Result = TypeVar("Result")
 _Found: TypeAlias = list[ObjectInfo]
@@ -62,6 +67,8 @@ class SftpStore:
         self._connecting = threading.Lock()
         self._connection: SSHClientConnection | None = None
         self._client: SFTPClient | None = None
+        # A limit is waited for in threads: the event loop serves all transfers.
+        self._waiting = ThreadPoolExecutor(_PACED_UPLOADS_MAX, "ahvault-sftp-pace")
 
     @property
     def url(self) -> str:
@@ -72,11 +79,11 @@ class SftpStore:
         exclusive = None if self._has_links else False
         return StoreCapabilities(create_exclusive=exclusive, high_latency=True)
 
-    def put_new(self, key: str, *pieces: Buffer) -> None:
-        self._run("write", key, lambda sftp: self._place(sftp, key, b"".join(pieces), new=True))
+    def put_new(self, key: str, *pieces: Buffer, pace: Pace | None = None) -> None:
+        self._run("write", key, lambda sftp: self._place(sftp, key, pieces, pace, new=True))
 
     def put(self, key: str, *pieces: Buffer) -> None:
-        self._run("write", key, lambda sftp: self._place(sftp, key, b"".join(pieces), new=False))
+        self._run("write", key, lambda sftp: self._place(sftp, key, pieces, None, new=False))
 
     def get(self, key: str) -> bytes:
         return self._run("read", key, lambda sftp: self._read(sftp, key, -1, 0))
@@ -109,6 +116,7 @@ class SftpStore:
         """End the connection."""
         with self._connecting:
             self._drop()
+        self._waiting.shutdown()
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
@@ -168,12 +176,20 @@ class SftpStore:
                     self._drop()
         return StoreUnavailable(operation, key, detail)
 
-    async def _place(self, sftp: SFTPClient, key: str, data: bytes, *, new: bool) -> None:
+    async def _place(
+        self,
+        sftp: SFTPClient,
+        key: str,
+        pieces: Sequence[Buffer],
+        pace: Pace | None,
+        *,
+        new: bool,
+    ) -> None:
         final = self._path(key)
         folder = final.rpartition("/")[0]
         temporary = f"{folder}/{_TEMPORARY_PREFIX}{uuid.uuid4().hex}.tmp"
         try:
-            await self._write(sftp, temporary, folder, data)
+            await self._write(sftp, temporary, folder, pieces, pace)
             if new:
                 await self._link(sftp, temporary, final, key)
             else:
@@ -182,16 +198,46 @@ class SftpStore:
             with suppress(asyncssh.SFTPNoSuchFile):
                 await sftp.remove(temporary)
 
-    async def _write(self, sftp: SFTPClient, path: str, folder: str, data: bytes) -> None:
+    async def _write(
+        self,
+        sftp: SFTPClient,
+        path: str,
+        folder: str,
+        pieces: Sequence[Buffer],
+        pace: Pace | None,
+    ) -> None:
         try:
             file = await sftp.open(path, "wb")
         except asyncssh.SFTPNoSuchFile:
             await sftp.makedirs(folder, exist_ok=True)
             file = await sftp.open(path, "wb")
         async with file:
-            await file.write(data)
+            if pace is None:
+                await file.write(b"".join(pieces))
+            else:
+                await self._write_paced(file, paced(pieces, pace))
             with suppress(asyncssh.SFTPOpUnsupported):  # then the server's word has to do
                 await file.fsync()
+
+    async def _write_paced(
+        self, file: SFTPClientFile, parts: Iterator[Sequence[memoryview]]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        sending: set[asyncio.Task[int]] = set()
+        offset_bytes = 0
+        try:
+            while part := await loop.run_in_executor(self._waiting, next, parts, None):
+                data = b"".join(part)
+                sending.add(asyncio.create_task(file.write(data, offset_bytes)))
+                offset_bytes += len(data)
+                if len(sending) >= _PARTS_IN_FLIGHT:
+                    sent, sending = await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.gather(*sent)
+            await asyncio.gather(*sending)
+        finally:
+            for each in sending:
+                each.cancel()
+            await asyncio.gather(*sending, return_exceptions=True)
 
     async def _link(self, sftp: SFTPClient, temporary: str, final: str, key: str) -> None:
         """Give a finished file its name unless there is one; servers say "failure" to that."""

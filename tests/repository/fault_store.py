@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from repository import StoreUnavailable
+from repository.ports import Pace
 from repository.store import ObjectInfo, Store, StoreCapabilities
 
 
@@ -67,8 +68,8 @@ class FaultStore:
         self.after(operation, key)
         return result
 
-    def put_new(self, key: str, *pieces: bytes) -> None:
-        self._run("put_new", key, lambda: self.inner.put_new(key, *pieces))
+    def put_new(self, key: str, *pieces: bytes, pace: Pace | None = None) -> None:
+        self._run("put_new", key, lambda: self.inner.put_new(key, *pieces, pace=pace))
 
     def put(self, key: str, *pieces: bytes) -> None:
         self._run("put", key, lambda: self.inner.put(key, *pieces))

@@ -14,10 +14,12 @@ from repository.errors import (
     InvalidInput,
     ObjectExists,
     ObjectNotFound,
+    Stopped,
     StoreDenied,
     StoreFull,
     StoreUnavailable,
 )
+from repository.pacing import PART_BYTES, paced
 from repository.store import ObjectInfo, Store
 from repository.stores import FsspecStore, creates_exclusively, open_store
 
@@ -33,6 +35,28 @@ class TestContract:
         assert store.get("data/ab/one") == b"hello"
         assert store.get("data/ab/none") == b""
         assert store.get("data/ab/many") == b"".join(b"%d," % number for number in range(3000))
+
+    def test_every_byte_is_asked_for_before_it_is_sent(self, store: Store) -> None:
+        """The pace hears of the whole object, piece borders or not, and the object is what it was."""
+        asked: list[int] = []
+        pieces = [bytes([number]) * (PART_BYTES // 3 + number) for number in range(100)]
+        store.put_new("data/ab/one", *pieces, pace=asked.append)
+        assert sum(asked) == sum(map(len, pieces))
+        assert store.get("data/ab/one") == b"".join(pieces)
+
+    def test_a_pace_that_raises_ends_the_put(self, store: Store) -> None:
+        """Whoever stops a transfer that waits for a limit leaves no part of an object behind."""
+        asked: list[int] = []
+
+        def stop_at_the_third(length_bytes: int) -> None:
+            asked.append(length_bytes)
+            if len(asked) > 2 or length_bytes > PART_BYTES:
+                raise Stopped("the transfer")
+
+        with pytest.raises(Stopped):
+            store.put_new("data/ab/one", bytes(5 * PART_BYTES), pace=stop_at_the_third)
+        assert store.stat("data/ab/one") is None
+        assert list(store.list("data/")) == []
 
     def test_put_new_never_replaces(self, store: Store) -> None:
         """The second creation is refused and changes nothing; `put` replaces."""
@@ -171,3 +195,15 @@ def test_any_fsspec_file_system_is_a_store(tmp_path: Path) -> None:
     assert not creates_exclusively(store)
     with pytest.raises(ObjectExists):
         store.put_new("a/b", b"4")
+
+
+def test_parts_are_let_go_one_by_one() -> None:
+    """A part goes out only after the one before it, and none is larger than a part."""
+    events: list[str] = []
+    sizes: list[int] = []
+    pieces = [bytes(PART_BYTES + 1), b"", bytearray(PART_BYTES - 2), memoryview(b"ab")]
+    for part in paced(pieces, lambda length: events.append(f"asked {length}")):
+        sizes.append(sum(map(len, part)))
+        events.append(f"sent {sizes[-1]}")
+    assert sizes == [PART_BYTES, PART_BYTES, 1]
+    assert events == [f"{what} {size}" for size in sizes for what in ("asked", "sent")]
