@@ -12,6 +12,8 @@ JobError
 ├── StorageNearlyFull   the cluster has too little free space for a snapshot
 ├── HookFailed          a program of the operator's failed before or after the session
 ├── RestoreRefused      the restore as asked would do harm or cannot be done
+├── LimitsUnavailable   the limits that transfers share cannot be asked
+├── ThrottleInvalid     the throttle rules cannot be read, or one cannot be carried out
 ├── SessionStopped      the operator or the system asked the session to stop
 ├── BackupsLate         VMs have no good restore point that is young enough
 ├── DamageFound         verification has open findings
@@ -141,6 +143,24 @@ class RestoreRefused(JobError):
     def __init__(self, subject: str, reason: str) -> None:
         self.subject, self.reason = subject, reason
         super().__init__(f"{subject} was not restored: {reason}")
+
+
+class LimitsUnavailable(JobError):
+    """Whoever holds the shared limits does not answer; transfers go on at their last share."""
+
+    is_transient = True
+
+    def __init__(self, key: str, reason: str) -> None:
+        self.key, self.reason = key, reason
+        super().__init__(f"The shared limit {key} cannot be asked: {reason}")
+
+
+class ThrottleInvalid(JobError):
+    """A throttle rule that cannot be carried out, or a record of rules that cannot be read."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        self.field, self.reason = field, reason
+        super().__init__(f"The throttle rule cannot be used: {field}: {reason}")
 
 
 class SessionStopped(JobError):

@@ -165,6 +165,11 @@ class Repository:
         return self._store.url
 
     @property
+    def store_host(self) -> str | None:
+        """The machine that serves the store, where its URL or options name one."""
+        return self._store.host
+
+    @property
     def options(self) -> RepositoryOptions:
         return self._description.options
 

@@ -66,6 +66,11 @@ class Store(Protocol):
         ...
 
     @property
+    def host(self) -> str | None:
+        """Name or address of the machine that serves it; None if that is not known, or this one."""
+        ...
+
+    @property
     def capabilities(self) -> StoreCapabilities: ...
 
     def put_new(self, key: str, *pieces: Buffer, pace: Pace | None = None) -> None:

@@ -10,6 +10,7 @@ import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import fsspec
 
@@ -26,6 +27,8 @@ from repository.errors import (
 from repository.ports import Buffer, Pace
 from repository.store import ObjectInfo, StoreCapabilities
 
+_NAMES_A_HOST = {"ftp", "hdfs", "http", "https", "smb", "ssh", "webdav", "webdavs", "webhdfs"}
+_HOSTS = {"gcs": "storage.googleapis.com", "gs": "storage.googleapis.com"}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -66,6 +69,11 @@ class FsspecStore:
     @property
     def url(self) -> str:
         return self._url
+
+    @property
+    def host(self) -> str | None:
+        parts = urlsplit(self._url)
+        return parts.hostname if parts.scheme in _NAMES_A_HOST else _HOSTS.get(parts.scheme)
 
     @property
     def capabilities(self) -> StoreCapabilities:

@@ -65,6 +65,10 @@ class LocalStore:
         return str(self._root)
 
     @property
+    def host(self) -> str | None:
+        return None
+
+    @property
     def capabilities(self) -> StoreCapabilities:
         return StoreCapabilities(create_exclusive=self._has_links, high_latency=False)
 

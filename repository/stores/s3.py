@@ -30,6 +30,7 @@ from repository.store import ObjectInfo, StoreCapabilities
 
 _DENIED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)
 _DENIED_WORDS = ("status code: 401", "status code: 403")  # listings have no error type for these
+_ENDPOINTS = ("endpoint", "endpoint_url", "aws_endpoint", "aws_endpoint_url")
 _FULL = ("StorageFull", "QuotaExceeded", "InsufficientStorage", "507 ")
 
 
@@ -45,12 +46,19 @@ class S3Store:
     capabilities = StoreCapabilities(create_exclusive=None, high_latency=True)
 
     def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None) -> None:
+        options = dict(storage_options or {})
         self._url = url
-        self._bucket = _open_bucket(url, dict(storage_options or {}))
+        endpoint = next((options[name] for name in _ENDPOINTS if name in options), "")
+        self._host = urlsplit(str(endpoint)).hostname
+        self._bucket = _open_bucket(url, options)
 
     @property
     def url(self) -> str:
         return self._url
+
+    @property
+    def host(self) -> str | None:
+        return self._host
 
     def put_new(self, key: str, *pieces: Buffer, pace: Pace | None = None) -> None:
         if pace is not None:

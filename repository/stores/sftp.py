@@ -75,6 +75,10 @@ class SftpStore:
         return self._url
 
     @property
+    def host(self) -> str | None:
+        return str(self._options["host"])
+
+    @property
     def capabilities(self) -> StoreCapabilities:
         exclusive = None if self._has_links else False
         return StoreCapabilities(create_exclusive=exclusive, high_latency=True)

@@ -55,6 +55,10 @@ class FaultStore:
         return self.inner.url
 
     @property
+    def host(self) -> str | None:
+        return self.inner.host
+
+    @property
     def capabilities(self) -> StoreCapabilities:
         return self.inner.capabilities
 

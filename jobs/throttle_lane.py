@@ -1,0 +1,165 @@
+"""One transfer's way through one limit: turns reserved ahead, used at the pace of the limit.
+
+A limit is a queue in time. Whoever wants to send reserves a turn, half a second of the whole limit's
+traffic, and learns when it begins; in its turn it sends at the full rate, and then it is the next
+one's turn. So the limit holds for all together to the byte, transfers share it equally, and a
+transfer that sends little reserves little and leaves the rest to the others (Q3). The next turn is
+reserved in another thread while the last one is used, so that nobody waits for an answer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Executor, Future
+from dataclasses import dataclass
+from typing import Protocol
+
+from jobs.errors import LimitsUnavailable
+from repository import Clock
+
+TURN_S = 0.5
+TURN_BYTES_MIN = 16 * 1024
+ANSWER_S_MAX = 5.0
+"""Longer than this nobody waits for the shared limit; the transfer goes on at its last share."""
+ASK_AGAIN_S = 10.0
+LOOK_UP_S = 0.25
+"""A wait is cut into pieces of this length: a changed limit or a stop acts within it."""
+FIRST_SHARE = 0.25
+"""The share of a limit that a transfer takes that has never heard of the others."""
+_TURNS_AHEAD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A turn as it was reserved."""
+
+    wait_s: float
+    """Seconds from now until it begins."""
+    length_bytes: int
+    bytes_s: float
+    """The rate of the whole limit; in a turn it is the transfer's own."""
+
+
+class SharedLimits(Protocol):
+    """Limits that several transfers keep to together. Thread-safe."""
+
+    def reserve(self, key: str, bytes_s: float, length_bytes: int) -> Grant:
+        """Join the queue of the limit of this name, which has this rate as far as the caller knows.
+
+        May take long; raises `LimitsUnavailable`. The last rate asked for anew is that of all.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class _Turn:
+    start_s: float
+    length_bytes: int
+    bytes_s: float
+    used_bytes: int = 0
+
+    @property
+    def left_bytes(self) -> int:
+        return self.length_bytes - self.used_bytes
+
+    def due_s(self, count_bytes: int) -> float:
+        """When so many more bytes may have gone."""
+        return self.start_s + (self.used_bytes + count_bytes) / self.bytes_s
+
+
+class Lane:
+    """One transfer under one limit; used by one thread at a time."""
+
+    def __init__(
+        self,
+        key: str,
+        shared: SharedLimits,
+        clock: Clock,
+        asking: Executor,
+        on_unavailable: Callable[[LimitsUnavailable], None],
+    ) -> None:
+        self._key = key
+        self._shared = shared
+        self._clock = clock
+        self._asking = asking
+        self._on_unavailable = on_unavailable
+        self._bytes_s = 0.0
+        self._turns: deque[_Turn] = deque()
+        self._asked: Future[Grant] | None = None
+        self._asked_rate = 0.0
+        self._asked_at_s = 0.0
+        self._ask_again_s = 0.0
+        self._share = FIRST_SHARE
+        self._end_s = 0.0
+
+    def use(self, count_bytes: int, bytes_s: float) -> tuple[int, float]:
+        """How many of the bytes may go now, and if none, seconds to wait before asking again."""
+        if bytes_s != self._bytes_s:  # what was reserved at another rate is void
+            self._bytes_s = bytes_s
+            self._turns.clear()
+            self._ask_again_s = 0.0
+        self._collect()
+        self._ask_ahead()
+        self._collect()
+        if not self._turns:
+            return 0, self._wait_for_answer()
+        turn = self._turns[0]
+        wanted = min(count_bytes, turn.left_bytes)
+        wait_s = turn.due_s(wanted) - self._clock.monotonic_s()
+        if wait_s > 0:
+            return 0, min(wait_s, LOOK_UP_S)
+        turn.used_bytes += wanted
+        if not turn.left_bytes:
+            self._turns.popleft()
+        return wanted, 0.0
+
+    @property
+    def _turn_bytes(self) -> int:
+        return max(TURN_BYTES_MIN, round(self._bytes_s * TURN_S))
+
+    def _ask_ahead(self) -> None:
+        now_s = self._clock.monotonic_s()
+        if self._asked is not None or len(self._turns) >= _TURNS_AHEAD or now_s < self._ask_again_s:
+            return
+        self._asked_rate, self._asked_at_s = self._bytes_s, now_s
+        self._asked = self._asking.submit(
+            self._shared.reserve, self._key, self._bytes_s, self._turn_bytes
+        )
+
+    def _collect(self) -> None:
+        """Take the answer, if there is one."""
+        if self._asked is None or not self._asked.done():
+            return
+        asked, self._asked = self._asked, None
+        try:
+            grant = asked.result()
+        except CancelledError:
+            return
+        except LimitsUnavailable as error:
+            self._on_unavailable(error)
+            self._ask_again_s = self._clock.monotonic_s() + ASK_AGAIN_S
+            return
+        if self._asked_rate != self._bytes_s:
+            return
+        self._add(grant.wait_s, grant.length_bytes, grant.bytes_s)
+        # Everybody keeps two turns in the queue, so what lies before ours tells how many they are.
+        turn_s = grant.length_bytes / grant.bytes_s
+        self._share = min(1.0, _TURNS_AHEAD * turn_s / (turn_s + grant.wait_s))
+
+    def _wait_for_answer(self) -> float:
+        """Nothing is reserved: wait a little for the answer, or go on without it."""
+        now_s = self._clock.monotonic_s()
+        if self._asked is not None and now_s - self._asked_at_s < ANSWER_S_MAX:
+            return LOOK_UP_S / 10
+        if self._asked is not None and self._ask_again_s < now_s:
+            self._on_unavailable(LimitsUnavailable(self._key, "it does not answer"))
+            self._ask_again_s = now_s + ASK_AGAIN_S
+        bytes_s = self._bytes_s * self._share
+        self._add(0.0, max(TURN_BYTES_MIN, round(bytes_s * TURN_S)), bytes_s)
+        return 0.0
+
+    def _add(self, wait_s: float, length_bytes: int, bytes_s: float) -> None:
+        start_s = max(self._clock.monotonic_s() + wait_s, self._end_s if self._turns else 0.0)
+        self._turns.append(_Turn(start_s, length_bytes, bytes_s))
+        self._end_s = start_s + length_bytes / bytes_s
