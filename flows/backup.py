@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from threading import Lock
 
 from prefect import flow
@@ -24,6 +24,7 @@ from jobs import (
     open_backup_session,
 )
 from tasks import (
+    PrefectLimits,
     RunLog,
     abandon_snapshot,
     apply_retention,
@@ -79,6 +80,7 @@ def backup(
                 workers=workers.workers,
                 job=job,
                 observer=Observers(current_observer(), RunLog()),
+                shared_limits=stack.enter_context(closing(PrefectLimits())),
             )
         )
         stack.enter_context(working_in(session))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -18,6 +18,7 @@ from jobs import (
     told_to_the_end,
 )
 from tasks import (
+    PrefectLimits,
     RunLog,
     choose_target,
     clean_up_leftovers,
@@ -74,6 +75,7 @@ def restore_vm(
                 workers=workers.workers,
                 job_name="restore",
                 observer=Observers(current_observer(), RunLog()),
+                shared_limits=stack.enter_context(closing(PrefectLimits())),
             )
         )
         stack.enter_context(working_in(session))

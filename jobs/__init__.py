@@ -13,6 +13,7 @@ from jobs.errors import (
     HookFailed,
     JobError,
     JobInvalid,
+    LimitsUnavailable,
     NothingToBackUp,
     NoWorker,
     RestoreRefused,
@@ -20,6 +21,7 @@ from jobs.errors import (
     SessionStopped,
     SnapshotIncomplete,
     StorageNearlyFull,
+    ThrottleInvalid,
     VmBusy,
     WorkerLost,
 )
@@ -80,6 +82,10 @@ from jobs.status import (
 )
 from jobs.stop_requests import StopRequest, ask_to_stop, stop_asked
 from jobs.story import VmStory, told_to_the_end
+from jobs.throttle import LocalLimits, ThrottleEngine, TransferThrottle, open_throttle
+from jobs.throttle_book import RuleBook, ThrottleSettings, parse_rule
+from jobs.throttle_lane import Grant, SharedLimits
+from jobs.throttle_rules import LimitInForce, ThrottleRule, Traffic
 from jobs.transfer import commit_point, group_snapshot, plan_reads, transfer_disk
 from jobs.upkeep_markdown import (
     cleaning_markdown,
@@ -113,6 +119,7 @@ __all__ = [
     "DisksUnexpected",
     "Entry",
     "ForgottenByRule",
+    "Grant",
     "Hook",
     "HookFacts",
     "HookFailed",
@@ -123,6 +130,9 @@ __all__ = [
     "KnownJob",
     "LeftOut",
     "Leftover",
+    "LimitInForce",
+    "LimitsUnavailable",
+    "LocalLimits",
     "LocalSlots",
     "NoWorker",
     "NothingToBackUp",
@@ -138,6 +148,7 @@ __all__ = [
     "RestoreTarget",
     "RetentionResult",
     "RetryPolicy",
+    "RuleBook",
     "ScheduledJob",
     "Scope",
     "Selection",
@@ -145,6 +156,7 @@ __all__ = [
     "SessionFailed",
     "SessionResult",
     "SessionStopped",
+    "SharedLimits",
     "SlotHold",
     "Slots",
     "Snapshot",
@@ -153,7 +165,13 @@ __all__ = [
     "StatusReport",
     "StopRequest",
     "StorageNearlyFull",
+    "ThrottleEngine",
+    "ThrottleInvalid",
+    "ThrottleRule",
+    "ThrottleSettings",
+    "Traffic",
     "TransferLimits",
+    "TransferThrottle",
     "VmBusy",
     "VmProtection",
     "VmResult",
@@ -201,8 +219,10 @@ __all__ = [
     "observed_by",
     "open_backup_session",
     "open_session",
+    "open_throttle",
     "outcome",
     "parse_job",
+    "parse_rule",
     "plan_alert",
     "plan_reads",
     "rank_workers",

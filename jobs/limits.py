@@ -56,5 +56,11 @@ class Limit(Written):
             raise ValueError(f"a limit lies between 64 kbit/s and 1000 Gbit/s; got {text!r}")
         return cls(f"{match[1]} {match[2]}/s", bytes_s, unit)
 
+    @classmethod
+    def of_mbit(cls, mbit_s: float) -> Self:
+        """From a number of Mbit/s, as a form has it; what lies below the least limit is that."""
+        bytes_s = min(max(mbit_s * 1e6 / 8, LIMIT_BYTES_S_MIN), LIMIT_BYTES_S_MAX)
+        return cls(f"{bytes_s * 8 / 1e6:g} Mbit/s", bytes_s, "bits")
+
     def __str__(self) -> str:
         return self.text

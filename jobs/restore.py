@@ -163,6 +163,13 @@ def restore_disk(
     first_try = disk.disk_id not in story.progress
     counters = story.disk_started(disk.disk_id, disk.label, disk.size_bytes)
     damaged: list[Extent] = []
+    throttle = session.throttle.transfer(
+        direction="read",
+        purpose="restore",
+        job=session.job_name,
+        worker=attachment.choice.worker.name,
+        stop=attachment.stop,
+    )
     try:
         reader = _open_reader(session, point, disk, damaged if allow_damaged else None)
         with attachment.open_disk(index, writable=True) as target:
@@ -173,6 +180,7 @@ def restore_disk(
                     target,
                     target_is_blank=first_try,
                     counters=counters,
+                    throttle=throttle,
                     stop=attachment.stop,
                     on_damage=damaged.append if allow_damaged else None,
                 )

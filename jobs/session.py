@@ -26,6 +26,9 @@ from jobs.slots import Slots
 from jobs.space import SpaceWatch, check_repository
 from jobs.stop_requests import forget_request
 from jobs.story import VmStory
+from jobs.throttle import ThrottleEngine, open_throttle
+from jobs.throttle_lane import SharedLimits
+from jobs.throttle_rules import ThrottleRule, rules_of_job
 from jobs.worker_checks import QueueCheck
 from jobs.worker_pool import WorkerPool
 from nutanix import AhvClient
@@ -45,6 +48,7 @@ class Session:
     journal: Journal
     workers: WorkerPool
     observer: Observer
+    throttle: ThrottleEngine
     stop: threading.Event
     """Set: transfers end at the next chunk and raise, and what is held is released."""
     clock: Clock
@@ -177,11 +181,15 @@ def open_session(
     clock: Clock | None = None,
     slots: Slots | None = None,
     queue_check: QueueCheck | None = None,
+    shared_limits: SharedLimits | None = None,
+    limit_rules: tuple[ThrottleRule, ...] = (),
 ) -> Iterator[Session]:
     """Open a run; on every way out, power off the workers we powered on and end the lease.
 
     `client` and `repository` stay the caller's to close. `slots` counts over everybody who shares
-    the workers (this run alone, unless given); `queue_check` knows the Prefect workers.
+    the workers (this run alone, unless given); `queue_check` knows the Prefect workers. Limits hold
+    over whatever `shared_limits` reaches, by default this process; `limit_rules` hold beside the
+    repository's own.
     """
     session_id, clock = str(uuid.uuid4()), clock or SystemClock()
     lease = LeaseHolder(repository.live, session_id=session_id, job=job_name, clock=clock)
@@ -204,6 +212,9 @@ def open_session(
         stack.callback(forget_request, repository.live, session_id)
         stack.callback(remove_own_leftovers, client, repository, session_id=session_id, clock=clock)
         stack.callback(lambda: pool.release_all(hurry=stop.is_set()))
+        throttle = stack.enter_context(
+            open_throttle(repository, shared=shared_limits, clock=clock, extra_rules=limit_rules)
+        )
         yield Session(
             session_id=session_id,
             job_name=job_name,
@@ -212,6 +223,7 @@ def open_session(
             journal=journal,
             workers=pool,
             observer=observer,
+            throttle=throttle,
             stop=stop,
             clock=clock,
             started_at=clock.now(),
@@ -230,6 +242,7 @@ def open_backup_session(
     clock: Clock | None = None,
     slots: Slots | None = None,
     queue_check: QueueCheck | None = None,
+    shared_limits: SharedLimits | None = None,
 ) -> Iterator[BackupSession]:
     """Open a run that makes restore points; otherwise as `open_session`."""
     opened = open_session(
@@ -241,6 +254,8 @@ def open_backup_session(
         clock=clock,
         slots=slots,
         queue_check=queue_check,
+        shared_limits=shared_limits,
+        limit_rules=rules_of_job(job.name, job.limits),
     )
     with opened as run, repository.write_session(run.session_id) as writer:
         handles = {each.name: getattr(run, each.name) for each in fields(run)}

@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from jobs.addresses import Address, AddressRange
 from jobs.limits import Limit
-from jobs.week_grid import WeekGrid
+from jobs.policies import TransferLimits
+from jobs.week import WeeklyTimes
 
 Direction = Literal["write", "read"]
 Purpose = Literal["backup", "restore", "copy"]
@@ -37,23 +37,18 @@ class Traffic:
     worker: str | None = None
 
 
-class ThrottleRule(BaseModel):
-    """One rule. Validated: a rule that exists can be carried out."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class ThrottleRule(WeeklyTimes):
+    """One rule. Validated: a rule that exists can be carried out. Its times are those of `limit` (Q4)."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$")]
-    limit: Limit
-    """What may flow per second, of all transfers under the rule together."""
+    limit: Limit | None
+    """What may flow per second, of all transfers under the rule together; None for no limit."""
     between: tuple[AddressRange, AddressRange] | None = None
     """The two ends of a path, in either order (Q1)."""
     job: str | None = None
     worker: str | None = None
-    hours: WeekGrid | None = None
-    """Cells of the week in which `limit` holds; always, if none are marked (Q4)."""
     otherwise: Limit | None = None
-    """The limit outside the marked cells; without one nothing is limited there (Q4)."""
-    time_zone: str = "UTC"
+    """The limit at all other times; without one nothing is limited then (Q4)."""
     restores: bool = False
     """Whether restores are limited too; by default nothing slows them down (Q6)."""
 
@@ -64,21 +59,13 @@ class ThrottleRule(BaseModel):
             raise ValueError("is empty; leave it out to mean any")
         return value
 
-    @field_validator("time_zone")
-    @classmethod
-    def _zone_exists(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError(f"there is no time zone {value!r}") from error
-        return value
-
-    @field_validator("otherwise")
-    @classmethod
-    def _differs_by_hours(cls, value: Limit | None, info: object) -> Limit | None:
-        if value is not None and getattr(info, "data", {}).get("hours") is None:
-            raise ValueError("holds outside the marked hours; mark some with hours")
-        return value
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.otherwise is not None and not self.times:
+            raise ValueError("otherwise: holds outside the times of the rule; give some")
+        if self.limit is None and self.otherwise is None:
+            raise ValueError("limit: is missing")
+        return self
 
     @model_validator(mode="after")
     def _units_fit_the_subject(self) -> Self:
@@ -132,9 +119,7 @@ class ThrottleRule(BaseModel):
 
     def limit_at(self, moment: datetime) -> Limit | None:
         """The limit in force at an aware moment; None where nothing is limited."""
-        if self.hours is None or self.hours.marks(moment.astimezone(ZoneInfo(self.time_zone))):
-            return self.limit
-        return self.otherwise
+        return self.limit if self.contains(moment) else self.otherwise
 
     def shared_key(self, traffic: Traffic) -> str:
         """Names the limit among all that are shared: transfers with equal keys share one limit.
@@ -144,7 +129,7 @@ class ThrottleRule(BaseModel):
         """
         if self.is_of_network:
             return f"network:{self.name}"
-        own = f"{traffic.repository_id}:{self.name}"
+        own = f"{traffic.repository_id}:{self.name}" + (f":{self.job}" if self.job else "")
         return f"{own}:{traffic.direction}" if self.is_of_repository else own
 
 
@@ -177,8 +162,21 @@ def limits_in_force(
     return sorted(found, key=lambda each: (each.limit.bytes_s, each.key))
 
 
-def job_rules(job: str, limit: Limit | None) -> tuple[ThrottleRule, ...]:
-    """The limit that a job brings itself, as a rule."""
-    if limit is None:
+def rules_of_job(job: str, limits: TransferLimits) -> tuple[ThrottleRule, ...]:
+    """The limits that a job brings itself, as a rule of this job in every repository."""
+    if limits.mbit_per_s is None and limits.otherwise_mbit_per_s is None:
         return ()
-    return (ThrottleRule.model_construct(name="job", limit=limit, job=job),)
+    return (
+        ThrottleRule(
+            name="limits-of-the-job",
+            job=job,
+            limit=_limit_of(limits.mbit_per_s),
+            otherwise=_limit_of(limits.otherwise_mbit_per_s) if limits.times else None,
+            times=limits.times,
+            time_zone=limits.time_zone,
+        ),
+    )
+
+
+def _limit_of(mbit_per_s: float | None) -> Limit | None:
+    return None if mbit_per_s is None else Limit.of_mbit(mbit_per_s)

@@ -40,6 +40,7 @@ from repository import (
     PointDraft,
     RepositoryError,
     RestorePoint,
+    Throttle,
     TransferCounters,
 )
 
@@ -120,7 +121,16 @@ def transfer_disk(
     """
     try:
         with attachment.open_disk(index) as source:
-            return _Transfer(session, story, disk, base, source, attachment.stop).run(plan)
+            throttle = session.throttle.transfer(
+                direction="write",
+                purpose="backup",
+                job=session.job_name,
+                worker=attachment.choice.worker.name,
+                stop=attachment.stop,
+            )
+            return _Transfer(session, story, disk, base, source, throttle, attachment.stop).run(
+                plan
+            )
     finally:
         story.disk_finished(disk.disk_id)
 
@@ -134,6 +144,7 @@ class _Transfer:
     disk: DiskSnapshot
     base: DiskRecord | None
     source: OpenDisk
+    throttle: Throttle
     stop: TransferStop
 
     def run(self, plan: DiskPlan) -> DiskRecord:
@@ -154,6 +165,7 @@ class _Transfer:
             plan.extents,
             self.base,
             counters=counters,
+            throttle=self.throttle,
             stop=self.stop,
             read_method=plan.method,
             read_reason=plan.reason,

@@ -83,9 +83,7 @@ class PrefectLimits:
                 self._client = client.__enter__()
             return self._client
 
-    def _is_changed(
-        self, key: str, bytes_s: float, found: GlobalConcurrencyLimitResponse
-    ) -> bool:
+    def _is_changed(self, key: str, bytes_s: float, found: GlobalConcurrencyLimitResponse) -> bool:
         """Whether this process knows of a rate that the server does not have yet."""
         with self._guard:
             news = self._rates.get(key) != bytes_s
@@ -129,5 +127,7 @@ def _set_rate(client: SyncPrefectClient, name: str, bytes_s: float, slots: int) 
     """The limit has a new rate from here on; what was reserved at the old one is void."""
     client.update_global_concurrency_limit(
         name,
-        GlobalConcurrencyLimitUpdate(slot_decay_per_second=bytes_s / SLOT_BYTES, active_slots=slots),
+        GlobalConcurrencyLimitUpdate(
+            slot_decay_per_second=bytes_s / SLOT_BYTES, active_slots=slots
+        ),
     )

@@ -244,7 +244,7 @@ def test_a_rule_that_changes_acts_on_a_transfer_within_seconds() -> None:
 
 def test_an_hour_that_ends_acts_on_a_transfer_within_seconds() -> None:
     """Q7: crossing an hour's border is a change too (virtual noon is a Monday's)."""
-    scene = Scene({"hours": "mon 12-13", "limit": "1 MiB/s", "otherwise": "4 MiB/s"})
+    scene = Scene({"times": ["mon 12:00-13:00"], "limit": "1 MiB/s", "otherwise": "4 MiB/s"})
     scene.clock.seconds = 3600 - 10.0
     assert near(scene.seconds_for(10 * MIB), 10)
     assert near(scene.seconds_for(40 * MIB), 10, 10)
@@ -292,8 +292,8 @@ def test_refused_rules_name_the_field() -> None:
     """The error says which field, and why, as the command line shows it."""
     with pytest.raises(ThrottleInvalid, match="limit: a repository is limited in bytes"):
         rule({"limit": "8 Mbit/s"})
-    with pytest.raises(ThrottleInvalid, match="hours: there is no day"):
-        rule({"job": "x", "hours": "someday"})
+    with pytest.raises(ThrottleInvalid, match="no range of the week"):
+        rule({"job": "x", "times": ["someday"]})
 
 
 MOUNTS = """\

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from jobs.addresses import AddressRange
 from jobs.limits import Limit
-from jobs.throttle_rules import ThrottleRule, Traffic, limits_in_force
-from jobs.week_grid import WeekGrid
+from jobs.policies import TransferLimits
+from jobs.throttle_rules import ThrottleRule, Traffic, limits_in_force, rules_of_job
 
 MONDAY_NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -91,34 +91,15 @@ def test_restores_are_exempt_unless_the_rule_says_so() -> None:
 
 def test_marked_hours_have_one_limit_and_the_others_another_or_none() -> None:
     """Q4: a grid of weekday and hour in the rule's own time zone."""
-    office = rule(job="nightly", hours="mon-fri 08-18", time_zone="Europe/Berlin")
+    office = rule(job="nightly", times=["mon-fri 08:00-18:00"], time_zone="Europe/Berlin")
     assert str(office.limit_at(MONDAY_NOON)) == "100 Mbit/s"
     assert office.limit_at(MONDAY_NOON.replace(hour=16, minute=59)) is not None
     assert office.limit_at(MONDAY_NOON.replace(hour=17)) is None  # 18:00 in Berlin
     assert office.limit_at(MONDAY_NOON.replace(hour=6, minute=59)) is None
     assert office.limit_at(MONDAY_NOON.replace(hour=7)) is not None
     assert office.limit_at(MONDAY_NOON.replace(day=22)) is None  # a Sunday
-    night = rule(job="nightly", hours="mon-fri 08-18", otherwise="1 Gbit/s")
+    night = rule(job="nightly", times=["mon-fri 08:00-18:00"], otherwise="1 Gbit/s")
     assert str(night.limit_at(MONDAY_NOON.replace(hour=20))) == "1 Gbit/s"
-
-
-@pytest.mark.parametrize(
-    ("text", "count", "cell"),
-    [
-        ("mon-fri 08-18", 50, (4, 17)),
-        ("sat,sun", 48, (6, 23)),
-        ("fri 22-06", 8, (5, 5)),
-        ("sun 22-02", 4, (0, 1)),
-        ("sat-mon 00-24", 72, (0, 0)),
-        ("daily 12-13", 7, (3, 12)),
-        ("mon 08:00-10:00; wed 08-09", 3, (2, 8)),
-    ],
-)
-def test_grids_of_the_week(text: str, count: int, cell: tuple[int, int]) -> None:
-    """Each way to write a grid marks these cells; nights and week ends run over the border."""
-    grid = WeekGrid.parse(text)
-    assert len(grid.cells) == count
-    assert cell in grid.cells
 
 
 def test_the_lowest_limit_in_force_comes_first() -> None:
@@ -126,7 +107,7 @@ def test_the_lowest_limit_in_force_comes_first() -> None:
     rules = [
         rule(name="link", between=["any", "any"], limit="100 Mbit/s"),
         rule(name="store", limit="10 MiB/s"),
-        rule(name="day", job="nightly", limit="1 Mbit/s", hours="sat"),
+        rule(name="day", job="nightly", limit="1 Mbit/s", times=["sat 00:00-24:00"]),
         rule(name="other", job="weekly", limit="1 Mbit/s"),
     ]
     found = limits_in_force(rules, traffic(), MONDAY_NOON)
@@ -173,9 +154,9 @@ def test_limits_say_their_unit(text: str, bytes_s: float) -> None:
         ({"limit": "1 Mbit/s"}, "", "a repository is limited in bytes"),
         ({"between": ["10.0.0.0/33", "any"]}, "between", "is no address"),
         ({"between": ["10.0.0.9-10.0.0.1", "any"]}, "between", "runs backwards"),
-        ({"job": "x", "hours": "someday 1-2"}, "hours", "there is no day"),
-        ({"job": "x", "hours": "mon 8-25"}, "hours", "write hours as"),
-        ({"job": "x", "otherwise": "1 Gbit/s"}, "otherwise", "mark some with hours"),
+        ({"job": "x", "times": ["someday 01:00-02:00"]}, "times", "no range of the week"),
+        ({"job": "x", "otherwise": "1 Gbit/s"}, "", "otherwise: holds outside the times"),
+        ({"job": "x", "limit": None}, "", "limit: is missing"),
         ({"job": "x", "time_zone": "Europe/Atlantis"}, "time_zone", "no time zone"),
         ({"job": "  "}, "job", "is empty"),
         ({"name": "with space", "job": "x"}, "name", "match pattern"),
@@ -193,10 +174,29 @@ def test_a_rule_that_cannot_be_is_refused_with_field_and_reason(
     assert reason in first["msg"]
 
 
+def test_a_job_brings_its_own_limit() -> None:
+    """The fields of the job's form become a rule of that job, in its times and outside them."""
+    limits = TransferLimits(
+        mbit_per_s=8, otherwise_mbit_per_s=800, times=("mon 00:00-24:00",), time_zone="UTC"
+    )
+    (own,) = rules_of_job("nightly", limits)
+    assert own.limit_at(MONDAY_NOON) == Limit.parse("8 Mbit/s")
+    assert own.limit_at(MONDAY_NOON.replace(day=24)) == Limit.parse("800 Mbit/s")
+    assert own.concerns(traffic())
+    assert not own.concerns(traffic(job="weekly"))
+    assert own.shared_key(traffic()) != rules_of_job("weekly", limits)[0].shared_key(traffic())
+    (free,) = rules_of_job("x", TransferLimits(otherwise_mbit_per_s=8, times=("mon 00:00-24:00",)))
+    assert free.limit_at(MONDAY_NOON) is None
+    assert rules_of_job("nightly", TransferLimits()) == ()
+
+
 def test_a_rule_survives_its_record() -> None:
     """What is stored is what a person would write, and reads back as the same rule."""
     known = rule(
-        between=["10.0.0.0/8", "public"], hours="mon-fri 08-18", otherwise="1 Gbit/s", restores=True
+        between=["10.0.0.0/8", "public"],
+        times=["mon-fri 08:00-18:00"],
+        otherwise="1 Gbit/s",
+        restores=True,
     )
     document = known.model_dump(mode="json")
     assert document["limit"] == "100 Mbit/s"
