@@ -9,6 +9,7 @@ CliError
 ├── DiskUnknown        the restore point has no such disk
 ├── JobUnknown         no job of that name has run
 ├── KeyUnknown         no single key of the repository goes by that id
+├── RuleUnknown        no throttle rule goes by that name
 ├── PassphraseMismatch the new passphrase was not typed the same twice
 ├── FileInTheWay       the file to write exists already
 ├── PrefectUnavailable neither a Prefect server nor the embedded one answers
@@ -152,3 +153,12 @@ class DemoFailed(CliError):
     def __init__(self, step: str, reason: str) -> None:
         self.step, self.reason = step, reason
         super().__init__(f"The demo failed while it was to {step}: {reason}")
+
+
+class RuleUnknown(CliError):
+    """There is no throttle rule of that name."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        self.name = name
+        there = f"there are: {', '.join(known)}" if known else "there are none"
+        super().__init__(f"There is no throttle rule {name!r}; {there}.")

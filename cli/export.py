@@ -19,9 +19,10 @@ from cli.options import CommonOptions, RepositoryOptions, with_options
 from cli.output import open_output
 from cli.point_reference import find_disk, find_point, moment_reference
 from cli.progress import open_bar
+from cli.shared_limits import open_shared_limits
 
 if TYPE_CHECKING:
-    from repository import DiskReader, Extent, TransferCounters
+    from repository import Extent, Repository, RestorePoint, TransferCounters
 
 EXAMPLES = """Examples:
 
@@ -62,8 +63,7 @@ def export(
     with open_repository(settings) as opened:
         found = find_point(opened.points().points, point)
         record = find_disk(found, disk)
-        reader = opened.open_disk(found, record.disk_id)
-        facts = write_image(reader, file, allow_damaged=allow_damaged)
+        facts = write_image(opened, found, record.disk_id, file, allow_damaged=allow_damaged)
     facts |= {"point_id": found.id, "disk_id": record.disk_id, "file": str(file)}
     name = f"{moment_reference(found)} {record.label or record.disk_id}"
     output.result(facts, lambda: _view(name, file, facts))
@@ -71,14 +71,23 @@ def export(
         raise typer.Exit(ExitCode.DAMAGE)
 
 
-def write_image(reader: DiskReader, path: Path, *, allow_damaged: bool = False) -> dict[str, Any]:
+def write_image(
+    repository: Repository,
+    point: RestorePoint,
+    disk_id: str,
+    path: Path,
+    *,
+    allow_damaged: bool = False,
+) -> dict[str, Any]:
     """Write the disk beside `path` and move it there when it is durable.
 
     On any error, Ctrl-C included, the unfinished file is removed. Returns the figures. Damage that is
     allowed reads as zeros in the file; its ranges are among the figures.
     """
+    from jobs import open_throttle
     from repository import FileTarget, TransferCounters
 
+    reader = repository.open_disk(point, disk_id)
     counters = TransferCounters()
     stop = threading.Event()
     unfinished = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
@@ -86,6 +95,8 @@ def write_image(reader: DiskReader, path: Path, *, allow_damaged: bool = False) 
     damaged: list[Extent] = []
     try:
         with (
+            open_shared_limits() as shared,
+            open_throttle(repository, shared=shared) as engine,
             FileTarget(unfinished, reader.size_bytes) as target,
             open_bar(path.name, sample=lambda: (_done_bytes(counters), reader.size_bytes)),
         ):
@@ -94,6 +105,7 @@ def write_image(reader: DiskReader, path: Path, *, allow_damaged: bool = False) 
                     target,
                     target_is_blank=True,
                     counters=counters,
+                    throttle=engine.transfer(direction="read", purpose="restore", stop=stop),
                     stop=stop,
                     on_damage=damaged.append if allow_damaged else None,
                 )

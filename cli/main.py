@@ -29,6 +29,7 @@ from cli import (
     sessions,
     simulator,
     status,
+    throttle,
     verify,
     vms,
 )
@@ -67,6 +68,7 @@ app.command("release", epilog=forget.RELEASE_EXAMPLES)(forget.release)
 app.command("collect", epilog=collect.EXAMPLES)(collect.collect)
 app.add_typer(session.app, name="session")
 app.add_typer(repo.app, name="repo")
+app.add_typer(throttle.app, name="throttle")
 app.command("simulator", epilog=simulator.EXAMPLES)(simulator.simulator)
 
 

@@ -18,6 +18,7 @@ from cli.options import CommonOptions, with_options
 from cli.output import Column, open_output, table
 from cli.point_reference import describe_point, find_point, moment_reference
 from cli.progress import open_bar
+from cli.shared_limits import open_shared_limits
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -93,6 +94,7 @@ def run_copy(
     source: Repository, target: Repository, which: Sequence[str] | None
 ) -> tuple[CopyReport, VerifyReport]:
     """Copy with a progress bar and check the copies; Ctrl-C stops the engine's threads first."""
+    from jobs import open_throttle
     from repository import TransferCounters, VerifyLevel, copy_points
 
     points = source.points().points
@@ -105,10 +107,22 @@ def run_copy(
         del point
         current[0] = counters
 
-    with open_bar("copy", lambda: (current[0].read_bytes, current[0].total_bytes)):
+    with (
+        open_shared_limits() as shared,
+        open_throttle(source, shared=shared) as reading,
+        open_throttle(target, shared=shared) as writing,
+        open_bar("copy", lambda: (current[0].read_bytes, current[0].total_bytes)),
+    ):
         try:
             report = copy_points(
-                source, target, points, session_id=uuid.uuid4().hex, on_disk=watch, stop=stop
+                source,
+                target,
+                points,
+                session_id=uuid.uuid4().hex,
+                on_disk=watch,
+                throttle=writing.transfer(direction="write", purpose="copy", stop=stop),
+                source_throttle=reading.transfer(direction="read", purpose="copy", stop=stop),
+                stop=stop,
             )
             copies = [each.copy for each in report.copied]
             return report, target.verify(VerifyLevel.PRESENCE, points=copies, stop=stop)

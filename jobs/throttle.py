@@ -82,6 +82,11 @@ class ThrottleEngine:
         self._told: set[str] = set()
         self._refresh()
 
+    @property
+    def ends(self) -> Ends:
+        """Own address and the store's, as far as they are known (Q2)."""
+        return self._ends
+
     def transfer(
         self,
         *,

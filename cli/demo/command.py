@@ -156,7 +156,7 @@ def _export(settings: Settings, file: Path) -> None:
     with open_repository(settings) as repository:
         point = _newest(repository.points().points, EXPORTED_VM)
         disk = find_disk(point, EXPORTED_DISK)
-        write_image(repository.open_disk(point, disk.disk_id), file)
+        write_image(repository, point, disk.disk_id, file)
 
 
 def _prove(site: Site, settings: Settings, guests: Guests, truth: Truth) -> list[Proof]:
