@@ -117,4 +117,6 @@ def test_a_job_is_held_to_its_own_limit_and_a_restore_is_not(site: Site) -> None
         vm.point_id or "",
         f"back-{uuid.uuid4().hex[:6]}",
     )
+    with site.cluster.client() as client:
+        client.delete_vm(restored.vm_id)
     assert restored.restored_bytes > 10 * 8192
