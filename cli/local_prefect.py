@@ -33,6 +33,10 @@ _SETTINGS = {
     "DO_NOT_TRACK": "1",
     # A locked SQLite answers 503; five tries, the default, are not enough for several VMs at once.
     "PREFECT_CLIENT_MAX_RETRIES": "20",
+    # Worker slots are held under leases; in files, they outlive the server of the process that died.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+        "prefect.server.concurrency.lease_storage.filesystem"
+    ),
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "repository,nutanix,jobs",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",

@@ -26,6 +26,7 @@ from jobs import (
 from tasks import (
     PrefectLimits,
     RunLog,
+    SharedSlots,
     abandon_snapshot,
     apply_retention,
     clean_up_leftovers,
@@ -81,6 +82,7 @@ def backup(
                 job=job,
                 observer=Observers(current_observer(), RunLog()),
                 shared_limits=stack.enter_context(closing(PrefectLimits())),
+                slots=SharedSlots(),
             )
         )
         stack.enter_context(working_in(session))

@@ -20,6 +20,7 @@ from jobs import (
 from tasks import (
     PrefectLimits,
     RunLog,
+    SharedSlots,
     choose_target,
     clean_up_leftovers,
     create_restored_vm,
@@ -76,6 +77,7 @@ def restore_vm(
                 job_name="restore",
                 observer=Observers(current_observer(), RunLog()),
                 shared_limits=stack.enter_context(closing(PrefectLimits())),
+                slots=SharedSlots(),
             )
         )
         stack.enter_context(working_in(session))

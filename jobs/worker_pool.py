@@ -116,7 +116,9 @@ class WorkerPool:
             except NutanixError as error:
                 self._give_up(member, str(error))
                 continue
-            self._slots.open(member.key, member.spec.vm, member.spec.slots)
+            # Its name on the cluster, which is the same for everybody, whatever their settings call it.
+            name = member.vm.name if member.vm else member.spec.vm
+            self._slots.open(member.key, name, member.spec.slots)
             if not member.spec.enabled:
                 self._give_up(member, "disabled")
 

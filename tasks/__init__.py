@@ -23,6 +23,7 @@ from tasks.maintain import (
 from tasks.moving import filled_disks, move_disks
 from tasks.report import RunLog, ending, progress_artifact, report_session, show_markdown
 from tasks.restore import choose_target, create_restored_vm, power_on_vm
+from tasks.slots import SharedSlots
 from tasks.snapshots import abandon_snapshot, find_reference, settle_snapshot, take_snapshot
 from tasks.throttle import PrefectLimits
 from tasks.upkeep import apply_retention, clean_up_leftovers, prepare_workers, select_vms
@@ -32,6 +33,7 @@ __all__ = [
     "RECOVERED_EVENT",
     "PrefectLimits",
     "RunLog",
+    "SharedSlots",
     "abandon_snapshot",
     "apply_retention",
     "choose_target",

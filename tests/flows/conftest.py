@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from prefect.settings import (
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_HOME,
     PREFECT_LOGGING_TO_API_ENABLED,
+    PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE,
     temporary_settings,
 )
 from prefect.testing.utilities import prefect_test_harness
@@ -21,9 +23,17 @@ from simulator import Simulator
 
 
 @pytest.fixture(scope="session", autouse=True)
-def prefect_server() -> Iterator[None]:
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One embedded server for all tests of flows; a heartbeat would add a second to every flow."""
     with (
+        temporary_settings(
+            {
+                PREFECT_HOME: tmp_path_factory.mktemp("prefect-home"),
+                PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE: (
+                    "prefect.server.concurrency.lease_storage.filesystem"
+                ),
+            }
+        ),
         prefect_test_harness(server_startup_timeout=120),
         temporary_settings(
             {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}
