@@ -132,7 +132,7 @@ class World:
                 backup(*self._blocks(weather), job)
             except Exception as error:  # noqa: BLE001 - which ones are allowed is looked at below
                 ended = error
-        self._keep(f"seed {weather.seed}", ended, vm_errors)
+        self._keep("sessions", f"seed {weather.seed}", ended, vm_errors)
         self._count_faults(weather)
         if weather.with_restore:
             self._restore(weather, chance)
@@ -199,7 +199,9 @@ class World:
 
     # -- after -------------------------------------------------------------------------------------
 
-    def _keep(self, seed: str, ended: BaseException | None, vm_errors: list[BaseException]) -> None:
+    def _keep(
+        self, what: str, seed: str, ended: BaseException | None, vm_errors: list[BaseException]
+    ) -> None:
         """Every failure is typed, and says in a sentence what happened, to what, and what to do next."""
         errors = [*vm_errors, *([ended] if ended is not None else [])]
         for error in errors:
@@ -214,7 +216,7 @@ class World:
             if isinstance(ended, SessionFailed)
             else "refused"
         )
-        self.outcomes[f"sessions {whole}"] += 1
+        self.outcomes[f"{what} {whole}"] += 1
         for error in vm_errors:
             self.outcomes[f"  VM failed with {type(error).__name__}"] += 1
 
@@ -237,7 +239,7 @@ class World:
             made = restore_vm(*self._blocks(weather), point.id, f"restored-{weather.seed}")
         except Exception as error:  # noqa: BLE001 - which ones are allowed is looked at below
             ended = error
-        self._keep(f"seed {weather.seed}, restore", ended, [])
+        self._keep("restores", f"seed {weather.seed}, restore", ended, [])
         self.simulator.story.set_faults({})
         if ended is None:
             self._compare_restored(weather.seed, point, made.vm_id)
