@@ -51,16 +51,27 @@ def rank_workers(
 ) -> list[WorkerChoice]:
     """Every usable worker, best first: same host (W1), same cluster, elsewhere with a warning (W2).
 
-    Ties go to the one with the most free slots, then the one already on, then by name (W7), so
+    A cluster attaches disks to its own VMs only, so elsewhere means a worker that uses iSCSI. An
+    empty `cluster_id` asks whether there is any at all. Ties go to the one with the most free slots, then the one already on, then by name (W7), so
     the same facts always give the same order. Raises `NoWorker` when none is usable (W4).
     """
-    usable = [worker for worker in workers if worker.unusable is None]
+    reasons = {worker.name: _why_unusable(worker, cluster_id) for worker in workers}
+    usable = [worker for worker in workers if reasons[worker.name] is None]
     if not usable:
-        reasons = {worker.name: worker.unusable or "unusable" for worker in workers}
-        raise NoWorker(purpose, reasons)
+        told = {name: reason for name, reason in reasons.items() if reason is not None}
+        raise NoWorker(purpose, told)
     choices = [_describe(worker, host_id=host_id, cluster_id=cluster_id) for worker in usable]
     choices.sort(key=lambda ranked: (ranked[0], _tie(ranked[1].worker)))
     return [choice for _, choice in choices]
+
+
+def _why_unusable(worker: WorkerState, cluster_id: str) -> str | None:
+    """Why a worker is no choice for disks of this cluster, or `None`."""
+    if worker.unusable is not None:
+        return worker.unusable
+    if worker.access == "direct" and cluster_id not in ("", worker.cluster_id):
+        return 'it is in another cluster, which only workers with access "iscsi" can reach across'
+    return None
 
 
 def _describe(

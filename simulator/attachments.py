@@ -6,12 +6,14 @@ from simulator.cluster import Cluster, refuse
 from simulator.documents import Record
 from simulator.errors import RefusedError
 from simulator.hardware import address_of, free_index, put_vm, require_vm, scsi_indexes, typed
+from simulator.places import place_of_group, place_of_vm, require_place
 
 
 def attach_group(cluster: Cluster, group_id: str, vm_ext_id: str, index: int | None) -> int:
     """Attach a group to a VM at a SCSI index (default: the next free one). Within a change."""
     group = cluster.require("volume_group", group_id, "volumes")
     vm = require_vm(cluster, vm_ext_id)
+    require_place(place_of_vm(vm), place_of_group(group), f"The VM {vm_ext_id}")
     attached = group.private["vm_attachments"]
     if attached and vm_ext_id not in attached and group.document["sharingStatus"] == "NOT_SHARED":
         raise _group_refusal(f"The volume group {group_id} is attached to another VM already.")

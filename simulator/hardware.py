@@ -218,7 +218,7 @@ def is_vm_disk(disk: Document) -> bool:
     return str(disk["backingInfo"].get("$objectType")).endswith(".VmDisk")
 
 
-def put_vm(cluster: Cluster, ext_id: str, **changes: object) -> Document:
+def put_vm(cluster: Cluster, ext_id: str, /, **changes: object) -> Document:
     """Change fields of a VM as it is now; None removes one. Within a change."""
     vm = require_vm(cluster, ext_id)
     changed = {**vm.document, "updateTime": stamp(cluster.clock.now()), **changes}

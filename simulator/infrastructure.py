@@ -8,6 +8,8 @@ from simulator.cluster import Cluster, operation, seeded_id
 from simulator.documents import Document
 from simulator.tasks import RunningTask
 
+FURTHER_ADDRESS = "127.0.0.3"
+"""Where the Prism Elements of all clusters but the first are reached."""
 CONTAINER_REL = "clustermgmt:config:storage-container"
 
 
@@ -47,7 +49,9 @@ def put_further_cluster(cluster: Cluster, name: str) -> None:
     """One more cluster under the same Prism Central, with a host and a container. Within a change."""
     put, aos = cluster.documents.put, cluster.aos.document
     ext_id = own_id(cluster, name)
-    put("cluster", ext_id, {**aos, "extId": ext_id, "name": name}, {"is_aos": False})
+    network = {**aos["network"], "externalAddress": _address(FURTHER_ADDRESS)}
+    document = {**aos, "extId": ext_id, "name": name, "network": network}
+    put("cluster", ext_id, document, {"is_aos": False})
     host = {**_host(cluster, 9, ext_id), "extId": own_id(cluster, f"{name}/host")}
     host |= {"hostName": f"{name}-host", "cluster": {**host["cluster"], "name": name}}
     put("host", host["extId"], host)

@@ -13,6 +13,7 @@ from simulator.cluster import Cluster, operation, refuse
 from simulator.documents import Document, Record
 from simulator.errors import NotFoundError
 from simulator.hardware import VM_REL, require_vm
+from simulator.places import common_place
 from simulator.tasks import RunningTask
 from simulator.vms import build_vm, clone_recovered_disks, put_new_vm
 from simulator.volume_groups import GROUP_REL, put_new_group, require_group
@@ -174,7 +175,8 @@ def put_point(
     }
     if spec.get("expirationTime"):
         common["expirationTime"] = stamp(parse_stamp(spec["expirationTime"]))
-    location = {"$objectType": _TYPE + "LocationReference", "locationExtId": cluster.aos.ext_id}
+    place = common_place(vms, groups)
+    location = {"$objectType": _TYPE + "LocationReference", "locationExtId": place}
     document = {
         "$objectType": _TYPE + "RecoveryPoint",
         "extId": ext_id,

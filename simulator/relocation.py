@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from simulator.cluster import Cluster
 from simulator.documents import Document, Record
+from simulator.further_clusters import add_cluster
 from simulator.hardware import own_vdisks, reference
-from simulator.infrastructure import own_id, put_further_cluster
+from simulator.infrastructure import own_id
 
 
 def relocate_vm(cluster: Cluster, vm: Record, to: str, *, keeps_id: bool) -> str:
@@ -17,11 +18,10 @@ def relocate_vm(cluster: Cluster, vm: Record, to: str, *, keeps_id: bool) -> str
     target, host, container = (
         own_id(cluster, f"{to}{part}") for part in ("", "/host", "/container")
     )
+    add_cluster(cluster, to)
     old = vm.private["vdisks"]
     disks = [_replicated(cluster, disk, vm, container) for disk in vm.document.get("disks", ())]
     with cluster.documents.change():
-        if cluster.documents.find("cluster", target) is None:
-            put_further_cluster(cluster, to)
         ext_id = vm.ext_id if keeps_id else cluster.new_id()
         document = {
             **vm.document,
@@ -31,7 +31,11 @@ def relocate_vm(cluster: Cluster, vm: Record, to: str, *, keeps_id: bool) -> str
             "host": reference("HostReference", host),
         }
         cluster.documents.delete("vm", vm.ext_id)
-        private = {**vm.private, "vdisks": own_vdisks(document)}
+        private = {
+            **vm.private,
+            "vdisks": own_vdisks(document),
+            "affinity_host": host,
+        }
         cluster.documents.put("vm", ext_id, document, private)
     for vdisk_id in old:
         cluster.disks.drop_live(vdisk_id)

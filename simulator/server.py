@@ -32,7 +32,7 @@ def prepare_certificates(folder: Path) -> tuple[Path, Path]:
     ca_file, server_file = folder / "ca.pem", folder / "server.pem"
     if not (ca_file.exists() and server_file.exists()):
         authority = trustme.CA(organization_name="ahvault simulator")
-        issued = authority.issue_cert("127.0.0.1", "127.0.0.2", "localhost", "::1")
+        issued = authority.issue_cert("127.0.0.1", "127.0.0.2", "127.0.0.3", "localhost", "::1")
         server_file.touch(mode=0o600)
         issued.private_key_and_cert_chain_pem.write_to_path(server_file)
         authority.cert_pem.write_to_path(ca_file)
@@ -52,18 +52,18 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def bind_pair(port: int) -> tuple[socket.socket, socket.socket]:
-    """Sockets for Prism Central and Prism Element.
+def bind_all(port: int) -> tuple[socket.socket, list[socket.socket]]:
+    """Sockets for Prism Central and for the Prism Elements: of the first cluster, and of all others.
 
-    The answer of discover-cluster names no port, so Prism Element takes the same one on another
-    loopback address where there is one, and any free port where there is not.
+    The answer of discover-cluster names no port, so a Prism Element takes the same one on another
+    loopback address where there is one; else the first takes any free port, and the others have none.
     """
     central = bind("127.0.0.1", port)
+    port = central.getsockname()[1]
     try:
-        element = bind("127.0.0.2", central.getsockname()[1])
+        return central, [bind("127.0.0.2", port), bind("127.0.0.3", port)]
     except OSError:
-        element = bind("127.0.0.1", 0)
-    return central, element
+        return central, [bind("127.0.0.1", 0)]
 
 
 def bind_data_services(port: int) -> socket.socket:
@@ -118,9 +118,9 @@ class Listener:
     """One HTTPS listener in a thread of its own."""
 
     def __init__(
-        self, respond: Respond, listening: socket.socket, server_file: Path, name: str
+        self, respond: Respond, listening: list[socket.socket], server_file: Path, name: str
     ) -> None:
-        self._socket = listening
+        self._sockets = listening
         config = uvicorn.Config(
             application(respond),
             log_config=None,
@@ -135,10 +135,10 @@ class Listener:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     @property
-    def url(self) -> str:
+    def urls(self) -> list[str]:
         """Where clients reach it."""
-        host, port = self._socket.getsockname()
-        return f"https://{host}:{port}"
+        names = [listening.getsockname() for listening in self._sockets]
+        return [f"https://{host}:{port}" for host, port in names]
 
     def start(self) -> None:
         """Begin to answer; returns when it does. RuntimeError if it does not within seconds."""
@@ -149,10 +149,10 @@ class Listener:
                 break
             waiter.wait(0.01)
         if not self._server.started:
-            raise RuntimeError(f"The listener at {self.url} did not start.")
+            raise RuntimeError(f"The listener at {self.urls[0]} did not start.")
 
     def _run(self) -> None:
-        asyncio.run(self._server.serve(sockets=[self._socket]))
+        asyncio.run(self._server.serve(sockets=self._sockets))
 
     def ask_to_stop(self) -> None:
         """Begin to stop, without waiting for it."""
@@ -166,4 +166,5 @@ class Listener:
             # Clients keep idle connections open for as long as they like.
             self._server.force_exit = True
             self._thread.join()
-        self._socket.close()
+        for listening in self._sockets:
+            listening.close()

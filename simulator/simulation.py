@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +37,10 @@ from simulator.errors import SimulatorError
 from simulator.exports import GroupExports
 from simulator.faults import FaultPlan, FaultPlayer, load_plan
 from simulator.filesystems import require_tools
+from simulator.further_clusters import add_cluster
 from simulator.iscsi import Portal
 from simulator.population import populate
-from simulator.server import Listener, bind_data_services, bind_pair, prepare_certificates
+from simulator.server import Listener, bind_all, bind_data_services, prepare_certificates
 from simulator.settings import Settings
 from simulator.story import Story
 
@@ -74,7 +75,8 @@ class Simulator:
 
     `state` None means a temporary directory that goes with the simulator; any other one is kept, and
     the next simulator over it begins where this one ended. `size` scales the disks of a new one, and
-    a `crowd` adds hosts, workers and small VMs to it.
+    a `crowd` adds hosts, workers and small VMs to it. `further_clusters` names more clusters under the
+    same Prism Central, each with a host, a container and a worker `<name>-worker`.
     `port` 0 takes any free ports. Errors: MissingToolError without e2fsprogs, StateInUseError, OSError for a port that is taken.
     """
 
@@ -89,9 +91,10 @@ class Simulator:
         clock: Clock | None = None,
         faults: FaultPlan | None = None,
         crowd: Crowd | None = None,
+        further_clusters: Sequence[str] = (),
     ) -> None:
         self._state, self._port, self._size, self._seed = state, port, size, seed
-        self._crowd = crowd
+        self._crowd, self._further_clusters = crowd, tuple(further_clusters)
         self._settings = settings or Settings()
         self._clock = clock or Clock()
         self._faults = FaultPlayer(faults)
@@ -121,8 +124,8 @@ class Simulator:
     def _start(self, stack: ExitStack) -> None:
         require_tools()
         # A port that is taken should not cost the seconds that building disks takes.
-        sockets = bind_pair(self._port)
-        for listening in sockets:
+        central, elements = bind_all(self._port)
+        for listening in (central, *elements):
             stack.callback(listening.close)
         state = self._state.resolve() if self._state is not None else None
         if state is None:
@@ -142,7 +145,7 @@ class Simulator:
         self.cluster.start()
         self.story = Story(self.cluster)
         self.ca_file, server_file = prepare_certificates(state)
-        self._listen(stack, sockets, server_file)
+        self._listen(stack, [central], elements, server_file)
         self.iscsi_portal = self._serve_disks(stack)
 
     def _populate(self) -> None:
@@ -151,9 +154,15 @@ class Simulator:
         else:
             populate(self.cluster, self._size, self._crowd.host_count)
             populate_crowd(self.cluster, self._crowd)
+        for name in self._further_clusters:
+            add_cluster(self.cluster, name)
 
     def _listen(
-        self, stack: ExitStack, sockets: tuple[socket.socket, socket.socket], server_file: Path
+        self,
+        stack: ExitStack,
+        central_sockets: list[socket.socket],
+        element_sockets: list[socket.socket],
+        server_file: Path,
     ) -> None:
         """Open both listeners. Each must know both addresses, so sockets come before doors."""
         urls: dict[str, str] = {}
@@ -166,10 +175,12 @@ class Simulator:
             return doors["element"].respond(request)
 
         listeners = (
-            Listener(central, sockets[0], server_file, "simulator-central"),
-            Listener(element, sockets[1], server_file, "simulator-element"),
+            Listener(central, central_sockets, server_file, "simulator-central"),
+            Listener(element, element_sockets, server_file, "simulator-element"),
         )
-        urls |= {"central": listeners[0].url, "element": listeners[1].url}
+        names = ("central", "element", "further_element")
+        everywhere = [url for listener in listeners for url in listener.urls]
+        urls |= dict(zip(names, (*everywhere, everywhere[-1]), strict=False))
         admin = administrator(self.story)
         sides: tuple[Side, ...] = ("central", "element")
         for side in sides:

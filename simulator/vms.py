@@ -22,6 +22,7 @@ from simulator.hardware import (
     require_vm,
     typed,
 )
+from simulator.places import place_of_vm, require_place
 from simulator.tasks import RunningTask
 
 _TYPE = "vmm.v4.ahv.config."
@@ -55,7 +56,7 @@ def create_vm(cluster: Cluster, task: RunningTask) -> None:
 def put_new_vm(cluster: Cluster, document: Document, **private: object) -> Record:
     """Record a new VM. Within a change."""
     hidden = {
-        "affinity_host": cluster.documents.all("host")[0].ext_id,
+        "affinity_host": _hosts_of(cluster, document["cluster"]["extId"])[0].ext_id,
         "is_worker": False,
         **private,
     }
@@ -85,7 +86,8 @@ def build_vm(
     document: Document = {"$objectType": _TYPE + "Vm", **defaults, **given}
     document |= {"extId": ext_id, "createTime": now, "updateTime": now, "powerState": "OFF"}
     document |= {"biosUuid": ext_id, "generationUuid": cluster.new_id()}
-    document["cluster"] = reference("ClusterReference", cluster.aos.ext_id)
+    place = (spec.get("cluster") or {}).get("extId") or cluster.aos.ext_id
+    document["cluster"] = reference("ClusterReference", place)
     taken: list[tuple[str, int]] = []
     specs = spec.get("disks") or []
     own = [d for d in specs if not _is_group_disk(d)]
@@ -204,7 +206,7 @@ def set_power(cluster: Cluster, task: RunningTask) -> None:
 
 def _host_that_is_up(cluster: Cluster, vm: Record) -> Document:
     """The host that a VM starts on: the one it was placed on, unless that is down."""
-    hosts = cluster.documents.all("host")
+    hosts = _hosts_of(cluster, place_of_vm(vm))
     hosts.sort(key=lambda host: host.ext_id != vm.private["affinity_host"])
     for host in hosts:
         if host.document["nodeStatus"] == "NORMAL":
@@ -212,12 +214,19 @@ def _host_that_is_up(cluster: Cluster, vm: Record) -> Document:
     raise refuse("No host is up.", code="VMM-20010", group="VM_NO_HOST_AVAILABLE")
 
 
+def _hosts_of(cluster: Cluster, place: str) -> list[Record]:
+    hosts = cluster.documents.all("host")
+    return [host for host in hosts if host.document["cluster"]["uuid"] == place]
+
+
 @operation("MigrateVm")
 def migrate_vm(cluster: Cluster, task: RunningTask) -> None:
     """Move a running VM to another host, or set where a stopped one will start."""
     host = cluster.require("host", task.arguments["hostExtId"], "vmm")
+    home = str(host.document["cluster"]["uuid"])
     with task.finishing() as outcome:
         vm = require_vm(cluster, task.arguments["extId"])
+        require_place(home, place_of_vm(vm), f"The host {host.ext_id}")
         private = {**vm.private, "affinity_host": host.ext_id}
         cluster.documents.put("vm", vm.ext_id, vm.document, private)
         if vm.document["powerState"] == "ON":

@@ -8,6 +8,7 @@ from simulator.attachments import attach_group, detach_group, put_attachments
 from simulator.cluster import Cluster, operation, refuse
 from simulator.documents import Document, Record
 from simulator.hardware import free_index
+from simulator.places import place_of_disk_point, place_of_group, require_place
 from simulator.tasks import RunningTask
 
 GROUP_REL = "volumes:config:volume-group"
@@ -28,19 +29,27 @@ def require_disk(group: Record, ext_id: str, cluster: Cluster) -> Document:
     return cluster.require("volume_disk", ext_id, "volumes").document
 
 
-def make_disk(cluster: Cluster, task: RunningTask, spec: Document, taken: list[int]) -> Document:
-    """Make one disk of a group from its description: blank, or a clone of what it names."""
+def make_disk(
+    cluster: Cluster, task: RunningTask, spec: Document, taken: list[int], place: str
+) -> Document:
+    """Make one disk of a group of cluster `place` from its description: blank, or a clone."""
     source = spec.get("diskDataSourceReference") or {}
     kind, source_id = source.get("entityType"), str(source.get("extId", ""))
     size = int(spec.get("diskSizeBytes") or 0)
-    container = cluster.documents.all("storage_container")[0].ext_id
+    containers = cluster.documents.all("storage_container")
+    container = next(c.ext_id for c in containers if c.document["clusterExtId"] == place)
     if kind == "DISK_RECOVERY_POINT":
-        point = cluster.require("disk_recovery_point", source_id, "volumes").private
+        record = cluster.require("disk_recovery_point", source_id, "volumes")
+        home = place_of_disk_point(cluster, record)
+        require_place(home, place, f"The disk recovery point {source_id}")
+        point = record.private
         vdisk = cluster.disks.clone(point["vdisk"], point["generation"], size)
     elif kind in ("VM_DISK", "VOLUME_DISK"):
         vdisk = cluster.disks.clone(_existing(cluster, kind, source_id), size_bytes=size)
     elif kind == "STORAGE_CONTAINER":
-        container = cluster.require("storage_container", source_id, "volumes").ext_id
+        named = cluster.require("storage_container", source_id, "volumes")
+        home, container = str(named.document["clusterExtId"]), named.ext_id
+        require_place(home, place, f"The storage container {container}")
         if not _DISK_BYTES_MIN <= size <= _DISK_BYTES_MAX:
             raise _invalid(f"A disk of {size} bytes is out of bounds.")
         vdisk = cluster.disks.create(size)
@@ -90,7 +99,8 @@ def create_group(cluster: Cluster, task: RunningTask) -> None:
     """Make a group with all disks that the request describes inline."""
     spec, ext_id = task.arguments["spec"], task.arguments["extId"]
     taken: list[int] = []
-    disks = [make_disk(cluster, task, d, taken) for d in spec.get("disks") or []]
+    place = spec["clusterReference"]
+    disks = [make_disk(cluster, task, d, taken, place) for d in spec.get("disks") or []]
     with task.finishing() as outcome:
         put_new_group(cluster, ext_id, spec, disks)
         for row in spec.get("attachments") or []:
@@ -178,8 +188,9 @@ def delete_group(cluster: Cluster, task: RunningTask) -> None:
 def create_disk(cluster: Cluster, task: RunningTask) -> None:
     """Add a disk to a group; a VM it is attached to sees it at once."""
     group_id = task.arguments["extId"]
-    taken = [d["index"] for d in require_group(cluster, group_id).private["disks"]]
-    disk = make_disk(cluster, task, task.arguments["spec"], taken)
+    group = require_group(cluster, group_id)
+    taken = [d["index"] for d in group.private["disks"]]
+    disk = make_disk(cluster, task, task.arguments["spec"], taken, place_of_group(group))
     with task.finishing() as outcome:
         group = require_group(cluster, group_id)
         put_disks(cluster, group, [*group.private["disks"], disk])
@@ -271,7 +282,7 @@ def _attach_client(cluster: Cluster, group_id: str, spec: Document) -> str:
         **shown,
         "enabledAuthentications": spec.get("enabledAuthentications") or "NONE",
         "numVirtualTargets": spec.get("numVirtualTargets") or 32,
-        "clusterReference": cluster.aos.ext_id,
+        "clusterReference": place_of_group(group),
     }
     secret = {"client_secret": spec["clientSecret"]} if spec.get("clientSecret") else {}
     cluster.documents.put("iscsi_client", ext_id, document, secret)

@@ -9,7 +9,8 @@ from simulator import tokens
 from simulator.api.routes import Answer, Call, Catalogue
 from simulator.cluster import refuse
 from simulator.documents import Document, Record
-from simulator.errors import SchemaError, UnauthorisedError
+from simulator.errors import NotFoundError, SchemaError, UnauthorisedError
+from simulator.places import is_first, place_of_point
 from simulator.recovery_points import (
     require_disk_point,
     require_group_point,
@@ -25,7 +26,7 @@ route = catalogue.route
 @route("POST", "/config/recovery-points/{point}/$actions/discover-cluster", reads=True)
 def discover_cluster_for_recovery_point_id(call: Call) -> Answer:
     """Where the content calls go, and the token that opens that door for one thing."""
-    require_point(call.cluster, call.params["point"])
+    point = require_point(call.cluster, call.params["point"])
     operation, spec = call.body.get("operation"), call.body.get("spec") or {}
     if operation == "COMPUTE_CHANGED_REGIONS":
         wanted = spec.get("referenceDiskRecoveryPoint")
@@ -39,13 +40,26 @@ def discover_cluster_for_recovery_point_id(call: Call) -> Answer:
         opens = {"vmRecoveryPointExtId": vm_point}
     else:
         raise SchemaError(f"{operation!r} is not an operation.", "operation")
-    host = call.urls["element"].split("//")[1].rsplit(":", 1)[0]
     data = {
         "$objectType": "dataprotection.v4.common.ClusterInfo",
         "jwtToken": _token(call, opens),
-        "clusterIp": {"ipv4": {"value": host, "prefixLength": 32}},
+        "clusterIp": {"ipv4": {"value": _address_of(call, point), "prefixLength": 32}},
     }
     return Answer(data)
+
+
+def _address_of(call: Call, point: Record) -> str:
+    """Where the Prism Element of the cluster that holds a recovery point is reached."""
+    side = "element" if is_first(call.cluster, place_of_point(point)) else "further_element"
+    return call.urls[side].split("//")[1].rsplit(":", 1)[0]
+
+
+def _require_here(call: Call) -> None:
+    """404 unless the recovery point lies in the cluster whose Prism Element was asked."""
+    point = require_point(call.cluster, call.params["point"])
+    asked = call.headers.get("host", "").rsplit(":", 1)[0]
+    if asked != _address_of(call, point):
+        raise NotFoundError("recovery_point", point.ext_id, "dataprotection")
 
 
 def _token(call: Call, opens: Document) -> str:
@@ -113,6 +127,7 @@ def volume_group_recovery_point_compute_changed_regions(call: Call) -> Answer:
 
 
 def _compute(call: Call, owner_field: str) -> Answer:
+    _require_here(call)
     point = require_disk_point(call.cluster, call.params["owner"], call.params["disk_point"])
     fields = ("referenceRecoveryPointExtId", owner_field, "referenceDiskRecoveryPointExtId")
     given = [call.body.get(name) for name in fields]
@@ -200,6 +215,7 @@ def _page(call: Call, newer: Frozen, older: Frozen | None) -> Answer:
 @route("GET", f"{CONTENT}/vm-recovery-points/{{vm_point}}/vss-metadata")
 def get_vss_metadata_by_vm_recovery_point_id(call: Call) -> Answer:
     """A cabinet file, of which only the name and the first bytes are as they would be (§14.5)."""
+    _require_here(call)
     record = require_vm_point(call.cluster, call.params["point"], call.params["vm_point"])
     _check_scope(call)
     if call.claims.get("vmRecoveryPointExtId") != record.ext_id:

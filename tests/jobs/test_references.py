@@ -19,6 +19,13 @@ MIB = 1 << 20
 Protect = Callable[..., RestorePoint]
 
 
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[Simulator]:
+    """Two clusters under one Prism Central, each with workers of its own."""
+    with Simulator(size=0.1, further_clusters=["second-cluster"]) as running:
+        yield running
+
+
 @pytest.fixture
 def guest(simulator: Simulator, request: pytest.FixtureRequest) -> Iterator[str]:
     """A VM of two disks with data on both; its name is the test's own."""

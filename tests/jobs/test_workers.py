@@ -18,6 +18,7 @@ def worker(
         is_on=bool(facts.get("is_on", host is not None)),
         slots_free=int(str(facts.get("slots_free", 4))),
         device_root="/dev",
+        access=facts.get("access", "direct"),  # type: ignore[arg-type]
         unusable=facts.get("unusable"),  # type: ignore[arg-type]
     )
 
@@ -42,11 +43,18 @@ def test_another_host_of_the_cluster_is_the_fallback() -> None:
 
 def test_another_cluster_works_with_a_warning() -> None:
     """W2: a worker elsewhere is used last, and the operator hears what it costs."""
-    name, _, warning = best([worker("abroad", cluster="c2")])
+    abroad = worker("abroad", cluster="c2", access="iscsi")
+    name, _, warning = best([abroad])
     assert name == "abroad"
     assert warning is not None
     assert "abroad" in warning
-    assert best([worker("abroad", cluster="c2"), worker("home", host="h2")])[0] == "home"
+    assert best([abroad, worker("home", host="h2")])[0] == "home"
+
+
+def test_a_cluster_attaches_disks_to_its_own_vms_only() -> None:
+    """W2 needs iSCSI: a worker elsewhere with direct access is no choice, and the refusal says how to make it one."""
+    with pytest.raises(NoWorker, match=r"abroad: it is in another cluster, .*iscsi"):
+        best([worker("abroad", cluster="c2")])
 
 
 def test_a_stopped_vm_has_no_host_to_match() -> None:
