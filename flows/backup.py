@@ -9,6 +9,7 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from blocks import AhvCluster, BackupRepository, BackupWorkers
+from flows.hooks import release_what_is_left
 from flows.vm_queue import run_queue
 from jobs import (
     BackupJob,
@@ -38,6 +39,7 @@ from tasks import (
     plan_reads,
     prepare_workers,
     progress_artifact,
+    queue_check_of,
     report_session,
     run_after_hook,
     run_before_hook,
@@ -54,7 +56,13 @@ _one_at_a_time = Lock()
 are created at the same moment, and its client then waits two seconds or more before it asks again."""
 
 
-@flow(name="backup", flow_run_name="backup {job.name}", persist_result=False)
+@flow(
+    name="backup",
+    flow_run_name="backup {job.name}",
+    persist_result=False,
+    on_crashed=[release_what_is_left],
+    on_cancellation=[release_what_is_left],
+)
 def backup(
     cluster: AhvCluster,
     repository: BackupRepository,
@@ -83,9 +91,10 @@ def backup(
                 observer=Observers(current_observer(), RunLog()),
                 shared_limits=stack.enter_context(closing(PrefectLimits())),
                 slots=SharedSlots(),
+                queue_check=queue_check_of(repository=repository, cluster=cluster),
             )
         )
-        stack.enter_context(working_in(session))
+        stack.enter_context(working_in(session, repository=repository, cluster=cluster))
         cleaned = clean_up_leftovers()
         vms = select_vms(prepare_workers())
         retention = None

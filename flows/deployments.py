@@ -12,6 +12,7 @@ from typing import Any
 from prefect import Flow
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
+from prefect.events import DeploymentEventTrigger, ResourceSpecification
 from prefect.schedules import Cron
 from prefect.types.entrypoint import EntrypointType
 
@@ -23,6 +24,8 @@ from jobs import JobInvalid, ScheduledJob
 
 BLOCK_NAME = "main"
 TAG = "ahvault"
+_HOLDING = ("backup", "restore", "mover")
+"""Tags of the flows that hold something on a cluster while they run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +61,8 @@ UPKEEP = (
     Upkeep(
         clean_up,
         ("cluster", "repository"),
-        "45 * * * *",
-        "Removes from the cluster what dead sessions left there.",
+        "*/15 * * * *",
+        "The janitor: removes from the cluster what dead sessions left there, also when a run crashed.",
     ),
     Upkeep(
         check_rpo,
@@ -116,7 +119,26 @@ def _deploy_upkeep(connections: dict[str, Any], upkeep: Upkeep) -> RunnerDeploym
         tags=[TAG, "maintenance"],
         parameters={name: connections[name] for name in upkeep.connections},
         schedule=Cron(upkeep.cron, timezone="UTC"),
+        triggers=[_on_bad_end()] if upkeep.flow is clean_up else [],
         entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+
+
+def _on_bad_end() -> DeploymentEventTrigger:
+    """Prefect says that a run which holds things on a cluster crashed or was cancelled.
+
+    It starts the janitor, no more: what that removes, the sessions' own signs of life decide.
+    """
+    return DeploymentEventTrigger(
+        name="ahvault: a run ended badly",
+        match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
+        match_related=ResourceSpecification(
+            {
+                "prefect.resource.role": "tag",
+                "prefect.resource.id": [f"prefect.tag.{tag}" for tag in _HOLDING],
+            }
+        ),
+        expect={"prefect.flow-run.Crashed", "prefect.flow-run.Cancelled"},
     )
 
 

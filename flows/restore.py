@@ -8,6 +8,7 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from blocks import AhvCluster, BackupRepository, BackupWorkers
+from flows.hooks import release_what_is_left
 from jobs import (
     Observers,
     RestoreResult,
@@ -28,6 +29,7 @@ from tasks import (
     power_on_vm,
     prepare_workers,
     progress_artifact,
+    queue_check_of,
     working_in,
     working_on,
 )
@@ -38,6 +40,8 @@ from tasks import (
     flow_run_name="restore {vm_name}",
     task_runner=ThreadPoolTaskRunner(max_workers=4),  # type: ignore[arg-type]
     persist_result=False,
+    on_crashed=[release_what_is_left],
+    on_cancellation=[release_what_is_left],
 )
 def restore_vm(
     cluster: AhvCluster,
@@ -78,9 +82,10 @@ def restore_vm(
                 observer=Observers(current_observer(), RunLog()),
                 shared_limits=stack.enter_context(closing(PrefectLimits())),
                 slots=SharedSlots(),
+                queue_check=queue_check_of(repository=repository, cluster=cluster),
             )
         )
-        stack.enter_context(working_in(session))
+        stack.enter_context(working_in(session, repository=repository, cluster=cluster))
         story = VmStory.begin(point.vm_id, vm_name, clock=session.clock, observer=session.observer)
         stack.enter_context(told_to_the_end(story))
         stack.enter_context(working_on(story))

@@ -14,6 +14,8 @@ from jobs.errors import (
     JobError,
     JobInvalid,
     LimitsUnavailable,
+    MoveFailed,
+    MoveWithdrawn,
     NothingToBackUp,
     NoWorker,
     RestoreRefused,
@@ -31,8 +33,13 @@ from jobs.hooks import HookFacts, run_hook
 from jobs.job_file import ScheduledJob, parse_job, read_job_file
 from jobs.journal import Entry, Journal
 from jobs.known_jobs import KnownJob, known_jobs, remember_job, retire_job
+from jobs.leases import this_machine
 from jobs.markdown import session_markdown, vm_cells
 from jobs.model import BackupJob, WorkerSpec
+from jobs.move_plans import MoveDisk, MovePlan, pack_attachment
+from jobs.move_watch import RunPhase, await_move
+from jobs.mover import Mover, carrying_out
+from jobs.moves import MoveResult, Moves, move_id_of
 from jobs.moving import WorkersTried, worker_failure
 from jobs.policies import (
     BackupWindow,
@@ -134,6 +141,13 @@ __all__ = [
     "LimitsUnavailable",
     "LocalLimits",
     "LocalSlots",
+    "MoveDisk",
+    "MoveFailed",
+    "MovePlan",
+    "MoveResult",
+    "MoveWithdrawn",
+    "Mover",
+    "Moves",
     "NoWorker",
     "NothingToBackUp",
     "NullObserver",
@@ -149,6 +163,7 @@ __all__ = [
     "RetentionResult",
     "RetryPolicy",
     "RuleBook",
+    "RunPhase",
     "ScheduledJob",
     "Scope",
     "Selection",
@@ -189,8 +204,10 @@ __all__ = [
     "apply_retention",
     "ask_to_stop",
     "attach",
+    "await_move",
     "bottleneck",
     "carry_out",
+    "carrying_out",
     "check_repository",
     "check_workers",
     "choose_target",
@@ -216,11 +233,13 @@ __all__ = [
     "known_jobs",
     "last_told",
     "make_group",
+    "move_id_of",
     "observed_by",
     "open_backup_session",
     "open_session",
     "open_throttle",
     "outcome",
+    "pack_attachment",
     "parse_job",
     "parse_rule",
     "plan_alert",
@@ -244,6 +263,7 @@ __all__ = [
     "status_markdown",
     "stop_asked",
     "take_snapshot",
+    "this_machine",
     "told_to_the_end",
     "transfer_disk",
     "utc_text",

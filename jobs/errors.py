@@ -6,6 +6,8 @@ JobError
 ├── NoWorker            no configured worker can be used for a VM
 ├── WorkerLost          a worker died under a transfer: another one may go on
 ├── VmBusy              another session is backing up this VM right now
+├── MoveFailed          a mover could not move a VM's disks, and no other worker could
+├── MoveWithdrawn       the control side ended a move while its mover was at work, or before
 ├── DisksUnexpected     a volume group does not hold the disks that were asked for
 ├── SnapshotIncomplete  a recovery point does not hold what was asked for
 ├── ConsistencyNotReached  the job insists on application consistency, and it was not reached
@@ -115,6 +117,25 @@ class VmBusy(JobError):
         self.vm_name, self.session_id = vm_name, session_id
         super().__init__(
             f"{vm_name} is being backed up by session {session_id[:8]}. Run the job again when that has ended."
+        )
+
+
+class MoveFailed(JobError):
+    """The mover of a VM's disks failed in a way that would meet another worker as well."""
+
+    def __init__(self, vm_name: str, worker: str, why: str) -> None:
+        self.vm_name, self.worker, self.why = vm_name, worker, why
+        super().__init__(f"The disks of {vm_name} were not moved by worker {worker}: {why}")
+
+
+class MoveWithdrawn(JobError):
+    """A mover's permission is gone: its session ended, or gave the VM to another worker."""
+
+    def __init__(self, move_id: str, why: str = "its session has withdrawn it") -> None:
+        self.move_id, self.why = move_id, why
+        super().__init__(
+            f"Move {move_id} ends: {why}. What it has stored counts for nothing by itself, and is "
+            "used again by the next move of this VM."
         )
 
 

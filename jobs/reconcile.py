@@ -17,6 +17,8 @@ Why nothing of a living session, and nothing of anybody else, is ever removed:
   found. Its name was made for one session and VM and carries our mark, so it identifies the object.
 - A reference in use goes only when its VM has left the job or the job is gone, by the proof in
   `jobs.departed`, which is made once more right before the removal.
+- A mover on a worker may outlive its session: it is told to end, and is waited for, before the disks
+  that it reads are taken away (`jobs.moves`).
 - What cannot be judged (another cluster connection, an unreadable record or lease) stays, and is told.
 """
 
@@ -29,8 +31,9 @@ from datetime import timedelta
 
 from jobs.departed import find_departed
 from jobs.journal import Entry, all_entries, forget_entry, read_journal
-from jobs.leases import drop_ended_leases, is_alive
+from jobs.leases import drop_ended_leases, is_alive, live_sessions
 from jobs.marks import repository_prefix
+from jobs.moves import Moves, end_moves, sweep_moves
 from jobs.worker_power import release_worker
 from nutanix import AhvClient, NutanixError, RecoveryPoint
 from repository import Clock, Repository, RepositoryError, RestorePoint
@@ -142,6 +145,8 @@ def remove_leftovers(
         try:
             if owner is not None and is_alive(repository.live, owner, clock):
                 continue
+            if owner is not None and leftover.kind == "volume-group":
+                end_moves(Moves(repository.live), owner, clock)
             if leftover.is_departed and not _is_still_departed(repository, leftover, clock):
                 continue
             if _remove(client, repository, leftover, committed, clock):
@@ -150,6 +155,7 @@ def remove_leftovers(
         except (NutanixError, RepositoryError) as error:
             log.warning("%s stays for now: %s", leftover, error)
     drop_ended_leases(repository.live, clock)
+    sweep_moves(Moves(repository.live), live_sessions(repository.live, clock), clock)
     return removed
 
 

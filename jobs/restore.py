@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -23,6 +24,7 @@ from jobs.restore_groups import (
 )
 from jobs.session import Session
 from jobs.story import VmStory
+from jobs.throttle import ThrottleEngine
 from jobs.volumes import Attachment, DiskGroup, make_group
 from nutanix import (
     AhvClient,
@@ -40,6 +42,7 @@ from repository import (
     DiskRecord,
     Extent,
     ObjectNotFound,
+    Repository,
     RestorePoint,
 )
 
@@ -144,8 +147,19 @@ def group_blank_disks(session: Session, point: RestorePoint, target: RestoreTarg
     )
 
 
+class RestoreRun(Protocol):
+    """What the filling of a disk needs of its run: the session, or a mover's part of one."""
+
+    @property
+    def job_name(self) -> str: ...
+    @property
+    def repository(self) -> Repository: ...
+    @property
+    def throttle(self) -> ThrottleEngine: ...
+
+
 def restore_disk(
-    session: Session,
+    session: RestoreRun,
     story: VmStory,
     *,
     point: RestorePoint,
@@ -153,14 +167,16 @@ def restore_disk(
     index: int,
     attachment: Attachment,
     allow_damaged: bool = False,
+    is_untouched: bool = True,
 ) -> None:
     """Fill one blank disk and flush it. Idempotent: a second call writes the same bytes again.
 
     Not before a first call failed can the disk hold other bytes than zeros, so zeros are left
-    unwritten only on the first try. Where damage is allowed, what cannot be read is zeros, and the
-    story keeps its extents; a disk whose map cannot be read is zeros from end to end.
+    unwritten only on the first try, and only of a disk that the caller knows to be untouched. Where
+    damage is allowed, what cannot be read is zeros, and the story keeps its extents; a disk whose
+    map cannot be read is zeros from end to end.
     """
-    first_try = disk.disk_id not in story.progress
+    first_try = is_untouched and disk.disk_id not in story.progress
     counters = story.disk_started(disk.disk_id, disk.label, disk.size_bytes)
     damaged: list[Extent] = []
     throttle = session.throttle.transfer(
@@ -171,7 +187,7 @@ def restore_disk(
         stop=attachment.stop,
     )
     try:
-        reader = _open_reader(session, point, disk, damaged if allow_damaged else None)
+        reader = _open_reader(session.repository, point, disk, damaged if allow_damaged else None)
         with attachment.open_disk(index, writable=True) as target:
             if reader is None:
                 target.write_zeros(0, disk.size_bytes)
@@ -192,11 +208,11 @@ def restore_disk(
 
 
 def _open_reader(
-    session: Session, point: RestorePoint, disk: DiskRecord, damaged: list[Extent] | None
+    repository: Repository, point: RestorePoint, disk: DiskRecord, damaged: list[Extent] | None
 ) -> DiskReader | None:
     """The disk to read; `None` if its map is damaged and that is allowed, all of it told then."""
     try:
-        return session.repository.open_disk(point, disk.disk_id)
+        return repository.open_disk(point, disk.disk_id)
     except (DamagedObject, ObjectNotFound):
         if damaged is None:
             raise

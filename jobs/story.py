@@ -55,6 +55,8 @@ class VmStory:
     progress: dict[str, DiskProgress] = field(default_factory=dict)
     damaged: dict[str, list[Extent]] = field(default_factory=dict)
     """By disk id, what a restore that allows damage could not read and left as zeros."""
+    move_count: int = 0
+    """How many movers on workers were asked for this VM."""
     on_running: Callable[[], None] = lambda: None
     """Called by the VM's flow as soon as it runs."""
     lock: threading.Lock = field(default_factory=threading.Lock)

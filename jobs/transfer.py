@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 from jobs.audit import (
     FULLY_READ_AT,
@@ -30,18 +31,22 @@ from jobs.session import BackupSession
 from jobs.snapshots import DiskSnapshot, Snapshot
 from jobs.stops import TransferStop
 from jobs.story import VmStory
+from jobs.throttle import ThrottleEngine
 from jobs.volumes import Attachment, DiskGroup, make_group
-from nutanix import DiskFromRecoveryPoint, DiskRecoveryPointRef, OpenDisk
+from nutanix import AhvClient, DiskFromRecoveryPoint, DiskRecoveryPointRef, OpenDisk
 from repository import (
+    Clock,
     DamagedObject,
     DiskRecord,
     DiskSpec,
     Extent,
     PointDraft,
+    Repository,
     RepositoryError,
     RestorePoint,
     Throttle,
     TransferCounters,
+    WriteSession,
 )
 
 
@@ -104,8 +109,27 @@ def group_snapshot(session: BackupSession, snapshot: Snapshot) -> DiskGroup:
     )
 
 
+class TransferRun(Protocol):
+    """What the transfer of a disk needs of its run: the session, or a mover's part of one."""
+
+    @property
+    def session_id(self) -> str: ...
+    @property
+    def job_name(self) -> str: ...
+    @property
+    def client(self) -> AhvClient: ...
+    @property
+    def repository(self) -> Repository: ...
+    @property
+    def writer(self) -> WriteSession: ...
+    @property
+    def throttle(self) -> ThrottleEngine: ...
+    @property
+    def clock(self) -> Clock: ...
+
+
 def transfer_disk(
-    session: BackupSession,
+    session: TransferRun,
     story: VmStory,
     *,
     disk: DiskSnapshot,
@@ -139,7 +163,7 @@ def transfer_disk(
 class _Transfer:
     """One disk on its way, with whatever distrust comes up while it is read."""
 
-    session: BackupSession
+    session: TransferRun
     story: VmStory
     disk: DiskSnapshot
     base: DiskRecord | None

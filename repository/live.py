@@ -66,6 +66,12 @@ class LiveRecords:
                 listing.records[key] = record
         return listing
 
+    def keys(self, kind: str) -> tuple[str, ...]:
+        """The keys of all records of a kind, sorted; none is read."""
+        prefix = f"{LIVE}{safe_name(kind)}/"
+        names = (info.key.removeprefix(prefix) for info in self._store.list(prefix))
+        return tuple(sorted(unquote(name.removesuffix(".json")) for name in names))
+
     def delete(self, kind: str, key: str) -> None:
         """Remove a record; silently done if there is none."""
         self._store.delete(live_key(kind, key))

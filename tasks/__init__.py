@@ -20,6 +20,8 @@ from tasks.maintain import (
     tell_of_late_backups,
     verify_within_budget,
 )
+from tasks.mover import carried_by, move_all_disks
+from tasks.movers import MOVERS_POOL, queue_check_of
 from tasks.moving import filled_disks, move_disks
 from tasks.report import RunLog, ending, progress_artifact, report_session, show_markdown
 from tasks.restore import choose_target, create_restored_vm, power_on_vm
@@ -30,12 +32,14 @@ from tasks.upkeep import apply_retention, clean_up_leftovers, prepare_workers, s
 
 __all__ = [
     "LATE_EVENT",
+    "MOVERS_POOL",
     "RECOVERED_EVENT",
     "PrefectLimits",
     "RunLog",
     "SharedSlots",
     "abandon_snapshot",
     "apply_retention",
+    "carried_by",
     "choose_target",
     "clean_up_leftovers",
     "collect_garbage",
@@ -48,11 +52,13 @@ __all__ = [
     "filled_disks",
     "find_reference",
     "judge_backups",
+    "move_all_disks",
     "move_disks",
     "plan_reads",
     "power_on_vm",
     "prepare_workers",
     "progress_artifact",
+    "queue_check_of",
     "remove_what_was_left",
     "report_session",
     "retain_known_jobs",

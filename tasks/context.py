@@ -7,26 +7,43 @@ submitted tasks as it carries its own run context.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from uuid import UUID
 
+from prefect.blocks.core import Block
 from prefect.context import FlowRunContext
 
 from jobs import BackupSession, Session, VmStory
 
 _session: ContextVar[Session] = ContextVar("ahvault_session")
 _story: ContextVar[VmStory] = ContextVar("ahvault_story")
+_blocks: ContextVar[dict[str, UUID | None]] = ContextVar("ahvault_blocks")
 
 
 @contextmanager
-def working_in(session: Session) -> Iterator[None]:
-    """Steps called inside the block belong to this run."""
+def working_in(session: Session, **blocks: Block) -> Iterator[None]:
+    """Steps called inside belong to this run, which was opened with these blocks."""
     token = _session.set(session)
+    block_token = _blocks.set(saved_ids(blocks))
     try:
         yield
     finally:
+        _blocks.reset(block_token)
         _session.reset(token)
+
+
+def saved_ids(blocks: Mapping[str, Block]) -> dict[str, UUID | None]:
+    """The ids under which blocks are saved; `None` for one that lives in this process only."""
+    # Prefect offers no other way to ask.
+    return {name: block._block_document_id for name, block in blocks.items()}  # noqa: SLF001
+
+
+def current_blocks() -> dict[str, UUID] | None:
+    """The ids of the run's blocks, by which another machine can load them; `None` if one is not saved."""
+    saved = {name: each for name, each in _blocks.get().items() if each is not None}
+    return saved if len(saved) == len(_blocks.get()) else None
 
 
 @contextmanager

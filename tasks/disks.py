@@ -9,6 +9,7 @@ from jobs import Attachment, DiskPlan, DiskSnapshot, Reference, Snapshot
 from repository import DiskRecord, RestorePoint
 from tasks.context import current_backup, current_story
 from tasks.gather import finish_all, quoted
+from tasks.movers import transfer_by_mover
 from tasks.policy import step
 
 
@@ -55,8 +56,11 @@ def transfer_disks(
     """Transfer all disks at once that `records` does not have yet; adds each, by place, as it is done.
 
     Waits for every one, then raises the first failure. Plans are quoted: Prefect would otherwise
-    walk every extent of them in search of futures.
+    walk every extent of them in search of futures. A worker with a queue moves the disks itself.
     """
+    if attachment.choice.worker.queue is not None:
+        transfer_by_mover(snapshot, reference, plans, attachment, records)
+        return
     with current_story().transferring():
         futures = {
             index: transfer_disk.submit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
 
@@ -25,19 +26,24 @@ HALT_TIMEOUT_S = 20.0
 """A transfer ends at its next chunk; the grace before a kill is 30 s (`prefect-notes §2.3`)."""
 
 
-def finish_all(futures: Mapping[int, PrefectFuture[T]], keep: Callable[[int, T], None]) -> None:
+def finish_all(
+    futures: Mapping[int, PrefectFuture[T]],
+    keep: Callable[[int, T], None],
+    *,
+    stop: threading.Event | None = None,
+) -> None:
     """Wait for all, hand every result to `keep`, then raise the first failure if there is one.
 
     An interrupt reaches only the flow's thread: a submitted task outlives it. So the transfers are
     told to stop and waited for before whatever they use is released. The wait ends every second,
-    because a signal is handled only when the main thread runs.
+    because a signal is handled only when the main thread runs. `stop` is the session's unless given.
     """
     pending = list(futures.values())
     try:
         while wait(pending, timeout=1.0).not_done:
             pass
     except BaseException:
-        current_session().stop.set()
+        (stop or current_session().stop).set()
         wait(pending, timeout=HALT_TIMEOUT_S)
         raise
     failures = []

@@ -25,7 +25,9 @@ def is_transient(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> boo
     return bool(getattr(error, "is_transient", False)) and not isinstance(error, DiskError)
 
 
-def step(name: str, *, run_name: str | None = None) -> Callable[[Callable[P, R]], Task[P, R]]:
+def step(
+    name: str, *, run_name: str | None = None, retries: int = 2
+) -> Callable[[Callable[P, R]], Task[P, R]]:
     """A Prefect task that is a step of a run; `run_name` may use the step's parameters.
 
     Never cached: a cached "snapshot taken" could name a snapshot that a cleanup has removed since.
@@ -34,7 +36,7 @@ def step(name: str, *, run_name: str | None = None) -> Callable[[Callable[P, R]]
         name=name,
         task_run_name=run_name or name,
         cache_policy=NO_CACHE,
-        retries=2,
+        retries=retries,
         retry_delay_seconds=exponential_backoff(backoff_factor=5),
         retry_jitter_factor=0.5,
         retry_condition_fn=is_transient,

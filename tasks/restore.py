@@ -7,6 +7,7 @@ from jobs import Attachment, DiskGroup, RestoreTarget
 from repository import DiskRecord, RestorePoint
 from tasks.context import current_session, current_story
 from tasks.gather import finish_all, quoted
+from tasks.movers import restore_by_mover
 from tasks.policy import step
 
 
@@ -39,6 +40,7 @@ def restore_disk(
         index=index,
         attachment=attachment,
         allow_damaged=allow_damaged,
+        is_untouched=not current_story().move_count,
     )
 
 
@@ -47,8 +49,11 @@ def restore_disks(
 ) -> None:
     """Fill all disks at once that are not in `filled` yet; adds each, by place, as it is done.
 
-    Waits for every one, then raises the first failure.
+    Waits for every one, then raises the first failure. A worker with a queue fills them itself.
     """
+    if attachment.choice.worker.queue is not None:
+        restore_by_mover(point, attachment, filled, allow_damaged=allow_damaged)
+        return
     with current_story().transferring():
         futures = {
             index: restore_disk.submit(
