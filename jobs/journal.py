@@ -12,6 +12,7 @@ by `jobs.reconcile`.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import uuid
 from dataclasses import dataclass
@@ -58,9 +59,14 @@ class Journal:
         self._records, self._clock = records, clock
         self.session_id, self.cluster_url = session_id, cluster_url
 
-    def intend(self, kind: Kind, name: str, vm_id: str) -> Entry:
-        """Record, durably, that `name` is about to be created. The same again returns the first record."""
-        key = f"{self.session_id}.{kind}.{vm_id}"
+    def intend(self, kind: Kind, name: str, vm_id: str, *, content: str = "") -> Entry:
+        """Record, durably, that `name` is about to be created. The same again returns the first record.
+
+        `content` tells one request for the same VM from another, such as those of two attempts: a
+        request id must never come with another request than its first (`nutanix-v4 §10`).
+        """
+        digest = f".{hashlib.sha256(content.encode()).hexdigest()[:12]}" if content else ""
+        key = f"{self.session_id}.{kind}.{vm_id}{digest}"
         found = self._records.get(ENTRIES, key)
         if found is not None:
             return Entry.model_validate(found)

@@ -94,7 +94,7 @@ def make_group(
     anything else is `DisksUnexpected`, because a disk taken for another would be a wrong backup.
     On any failure nothing of it stays on the cluster, or it stays in the journal.
     """
-    entry = session.journal.intend("volume-group", name, vm_id)
+    entry = session.journal.intend("volume-group", name, vm_id, content=repr(sources))
     group_id = session.client.create_volume_group(
         name=name, cluster_id=cluster_id, disks=sources, request_id=entry.request_id
     )

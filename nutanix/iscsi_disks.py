@@ -63,7 +63,11 @@ class IscsiDisk:
         self._lock = threading.Lock()
         self._session: IscsiSession | None = None
         self.block_bytes = 512
-        blocks, self.block_bytes = self._capacity()
+        try:
+            blocks, self.block_bytes = self._capacity()
+        except BaseException:
+            self.close()
+            raise
         self.size_bytes = blocks * self.block_bytes
 
     def read_into(self, offset_bytes: int, buffer: bytearray | memoryview) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -255,6 +256,18 @@ def test_a_bad_medium_is_told(sim, group):
         ):
             disks[0].read_into(4096, bytearray(512))
         sim.story.set_faults({})
+
+
+def test_a_disk_that_cannot_be_measured_leaves_no_connection(sim, group):
+    """Opening fails at the first command: the connection made for it is closed, not left to the collector."""
+    group.client.attach_iscsi_client(group.id, IQN)
+    sim.story.set_faults({"faults": [{"kind": "iscsi", "how": "medium_error"}]})
+    name = group.client.volume_group(group.id).target_name
+    login = Login(group.host, group.port, IQN, f"iqn.2010-06.com.nutanix:{name}")
+    with pytest.raises(DiskIoError, match="measure"):
+        IscsiDisk("0", login, 0)
+    sim.story.set_faults({})
+    gc.collect()  # An open socket would be a warning here, and warnings are errors.
 
 
 def test_nothing_beyond_the_disk(group):
