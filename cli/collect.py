@@ -26,6 +26,7 @@ EXAMPLES = """Examples:
 - `ahvault collect --dry-run`
 - `ahvault collect` once a day
 - `ahvault collect --cancel`
+- `ahvault collect --discard-quarantined` once damaged objects are of no more use to anybody
 - `ahvault collect --undelete-hours 0 --grace-hours 0` at once, while no session is running
 """
 
@@ -60,6 +61,13 @@ def collect(
     rewrite_budget_gib: Annotated[
         float, typer.Option(min=0, help="Read at most so much in one run to rewrite packs.")
     ] = 8,
+    discard_quarantined: Annotated[
+        bool,
+        typer.Option(
+            "--discard-quarantined",
+            help="Also delete what is under quarantine and needed by no restore point.",
+        ),
+    ] = False,
     only_collector: Annotated[
         bool,
         typer.Option(
@@ -82,6 +90,7 @@ def collect(
         grace_hours=grace_hours,
         rewrite_dead_percent=rewrite_dead_percent,
         rewrite_bytes_max=int(rewrite_budget_gib * _GIB),
+        discard_quarantined=discard_quarantined,
         is_only_collector=only_collector,
     )
     with open_repository(settings) as opened:
@@ -119,6 +128,12 @@ def _view(report: CollectReport, *, dry_run: bool) -> Iterator[RenderableType]:
     reason = f" ({report.reason})" if report.reason else ""
     would = "Dry run, nothing was changed. " if dry_run else ""
     yield f"{would}Generation {report.generation}: {report.stage}{reason}."
+    if report.quarantined_objects:
+        yield (
+            f"{report.quarantined_objects} damaged objects "
+            f"({human_bytes(report.quarantined_bytes)}) are needed by nothing and stay, because they "
+            "are under quarantine: --discard-quarantined lets them go."
+        )
     if not report.object_counts:
         return
     yield ""

@@ -19,6 +19,7 @@ from cli import (
     doctor,
     export,
     forget,
+    give_up,
     points,
     repair,
     repo,
@@ -67,6 +68,7 @@ app.command("hold", epilog=forget.HOLD_EXAMPLES)(forget.hold)
 app.command("release", epilog=forget.RELEASE_EXAMPLES)(forget.release)
 app.command("collect", epilog=collect.EXAMPLES)(collect.collect)
 app.add_typer(session.app, name="session")
+app.command("give-up", epilog=give_up.EXAMPLES)(give_up.give_up)
 app.add_typer(repo.app, name="repo")
 app.add_typer(throttle.app, name="throttle")
 app.command("simulator", epilog=simulator.EXAMPLES)(simulator.simulator)

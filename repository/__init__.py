@@ -55,6 +55,7 @@ from repository.gfs import (
     Weekday,
     WeekOfMonth,
 )
+from repository.giving_up import GiveUpReport, LostPoint
 from repository.keyring import KeyFile, KeyWrap, Passphrase, Secret
 from repository.live import LiveListing, LiveRecords, ReportListing
 from repository.options import RepositoryOptions
@@ -120,6 +121,7 @@ __all__ = [
     "FindingKind",
     "ForgottenPoint",
     "GfsPolicy",
+    "GiveUpReport",
     "InvalidInput",
     "KeepMonthly",
     "KeepWeekly",
@@ -129,6 +131,7 @@ __all__ = [
     "KeyWrap",
     "LiveListing",
     "LiveRecords",
+    "LostPoint",
     "Month",
     "NotARepository",
     "ObjectExists",

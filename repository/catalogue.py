@@ -19,7 +19,7 @@ from repository.errors import (
     UnsupportedFormat,
 )
 from repository.layout import POINTS, point_id_of, point_key, points_prefix
-from repository.marks import TOMB_MARKS, Marks
+from repository.marks import FORGOTTEN, TOMB_MARKS, Marks
 from repository.points import DamagedRecord, PointDraft, PointListing, RestorePoint
 from repository.records import RecordCodec
 from repository.store import Store
@@ -56,7 +56,7 @@ class Catalogue:
 
     def withdraw(self, point: RestorePoint, now: dt.datetime) -> None:
         """Hide a point that was committed but cannot be relied on."""
-        self._tombs.put(point, "forgotten", now, "its commit failed")
+        self._tombs.put(point, FORGOTTEN, now, "its commit failed")
 
     def listing(self, vm_id: str | None) -> PointListing:
         """The restore points of one VM, or of all, oldest first; damaged records beside them.

@@ -30,6 +30,14 @@ Write L(w) for a writer's lease, P(w) for its commit record, and B(n) for the pl
 8. *A frozen collector* that wakes late deletes only what an outcome names, and names never return:
    packs, maps and segments have random names, and nothing new refers to what an outcome named.
 
+9. *Repair* is a writer with a lease, and what it copies from is never deleted: nothing under quarantine
+   is, unless the operator released it in the very plan. It begins by cancelling a plan that waits, as in
+   case 5, for a plan may have condemned the good copy of a chunk whose other copy is about to be put
+   under quarantine. A later plan is not swept before the repair has ended; then the sweep sees the
+   quarantine, and spares the good copy. While objects are being deleted, repair is refused.
+10. *A point that was given up* is an operator's word, recorded as a mark, that its record or maps need
+   not be read. It counts as forgotten long ago; nothing else that a point needs is touched by it.
+
 Operation against operation (rows happen while columns are under way; tests/repository/
 test_collect_cells.py has a test for each cell, called after it, and one for all of a row or column
 where nothing can meet):
@@ -41,12 +49,17 @@ where nothing can meet):
     undelete | the sweep sees it     | wins, or is too late    | no matter             | no matter
     plan     | one wins              | helps to end it first   | (3), (4)              | no matter
     sweep    | none can be open      | one outcome for both    | (3), (4)              | moved chunks
+    repair   | spared, waited for    | (9)                     | the next one heals    | no matter
+    give up  | next generation's     | next generation's       | no matter             | no matter
+
+    during a repair: a plan spares what it writes; a sweep waits for its lease; backup, restore, forget,
+    undelete and give up do not matter; a second repair does the same once more.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -57,7 +70,7 @@ from repository.layout import HOLDS, MAPS, PACKS, POINTS, SEGMENTS, TOMBS, pack_
 from repository.locating import read_segments
 from repository.marks import MarkName
 from repository.points import RestorePoint
-from repository.quarantine import quarantined_packs
+from repository.quarantine import object_id, quarantined, quarantined_packs
 from repository.store import ObjectInfo
 from repository.stores import creates_exclusively
 from repository.usage import measure
@@ -101,6 +114,9 @@ class CollectReport:
     skipped_packs: int = 0
     """Packs that could not be read to be rewritten; verification says why."""
     deleted_objects: int = 0
+    quarantined_objects: int = 0
+    """What nothing needs, but is under quarantine: it stays until the operator says otherwise."""
+    quarantined_bytes: int = 0
 
     @property
     def delete_requests(self) -> int:
@@ -165,6 +181,17 @@ class Collector:
             skipped_packs=report.skipped_packs,
         )
 
+    def outlook(self, lost_ids: Set[str]) -> CollectReport:
+        """What the next plan would condemn if these points were given up; writes nothing.
+
+        Raises CollectionRefused if there could be no plan even then.
+        """
+        newest = self._generations.newest()
+        gone = self._generations.gone_after(newest)
+        planner = Planner(self._tools, self._settings, gone, lost_ids)
+        number = newest.number + 1 if newest else 1
+        return _planned(number, planner.draft(session="outlook", dry_run=True))
+
     def cancel(self, reason: str) -> CollectReport:
         """Give the open generation up; nothing that it condemned is deleted."""
         newest = self._generations.newest()
@@ -187,9 +214,9 @@ class Collector:
         gone = self._generations.gone_after(newest)
         planner = Planner(self._tools, self._settings, gone)
         draft = planner.draft(session=f"collect-{number}", dry_run=dry_run)
-        if not draft.condemned:
-            return CollectReport(CollectStage.NOTHING, number - 1)
         report = _planned(number, draft)
+        if not draft.condemned:
+            return replace(report, stage=CollectStage.NOTHING, generation=number - 1)
         if dry_run:
             return report
         self._tools.check_stop()
@@ -199,6 +226,7 @@ class Collector:
             gone=self._generations.put_list(number, [ObjectInfo(name, 0) for name in sorted(gone)]),
             points=draft.points.kept_ids(),
             dropped=report.points,
+            discarded=tuple(info.key for info in draft.discarded),
         )
         if not self._generations.begin(number, plan):
             for ref in (plan.condemned, plan.gone):
@@ -241,8 +269,8 @@ class Collector:
         """Look at everything anew and decide what is deleted; returns the outcome that holds."""
         dropped = set(generation.plan.dropped)
 
-        def is_dropped(point: RestorePoint, tomb: MarkName | None) -> bool:
-            return tomb is not None and point.id in dropped
+        def is_dropped(point: RestorePoint, _tomb: MarkName) -> bool:
+            return point.id in dropped
 
         names = {info.key for info in condemned}
         gone = {info.key for info in self._generations.get_list(generation.plan.gone)}
@@ -255,6 +283,8 @@ class Collector:
             lambda pack_id: store.stat(pack_key(pack_id)) is not None,
             pack_ids(names | gone) | quarantined_packs(store),
         )
+        kept_back = quarantined(store)
+        released = set(generation.plan.discarded)
         rescued = usage.rescued | usage.unindexed
         needed = {pack_key(pack_id) for pack_id in rescued}
         needed |= {use.key for use in usage.segments if use.packs & rescued}
@@ -264,7 +294,9 @@ class Collector:
         swept = [
             info
             for info in condemned
-            if info.key not in needed and not _is_mark_of(info.key, kept_ids)
+            if info.key not in needed
+            and not _is_mark_of(info.key, kept_ids)
+            and (info.key in released or not _is_quarantined(info.key, kept_back))
         ]
         self._tools.check_stop()
         outcome = Outcome(
@@ -302,18 +334,24 @@ def _is_mark_of(key: str, point_ids: set[str]) -> bool:
     return key.startswith((TOMBS, HOLDS)) and key.split("/")[2] in point_ids
 
 
+def _is_quarantined(key: str, quarantined_ids: frozenset[str]) -> bool:
+    return key.startswith((PACKS, SEGMENTS)) and object_id(key) in quarantined_ids
+
+
 def _planned(number: int, draft: Draft) -> CollectReport:
     infos = list(draft.condemned.values())
     return CollectReport(
         CollectStage.PLANNED,
         number,
-        points=tuple(point.id for point in draft.points.dropped),
+        points=draft.points.dropped_ids(),
         object_counts=_counts(infos),
         freed_bytes=sum(info.size_bytes for info in infos),
         rewritten_packs=draft.rewritten_packs,
         rewritten_bytes=draft.rewritten_bytes,
         stored_bytes=draft.stored_bytes,
         skipped_packs=draft.skipped_packs,
+        quarantined_objects=len(draft.quarantined),
+        quarantined_bytes=sum(info.size_bytes for info in draft.quarantined),
     )
 
 

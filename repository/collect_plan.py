@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,12 +27,12 @@ from repository.leases import OpenLease, open_leases
 from repository.live import LiveRecords
 from repository.locating import read_segments
 from repository.maps import open_disk_map
-from repository.marks import HOLD_MARKS, TOMB_MARKS, MarkName, Marks
+from repository.marks import HOLD_MARKS, LOST, TOMB_MARKS, MarkName, Marks
 from repository.places import Places
-from repository.points import DiskRecord, RestorePoint
-from repository.quarantine import quarantined_packs
+from repository.points import RestorePoint
+from repository.quarantine import object_id, quarantined, quarantined_packs
 from repository.records import RecordCodec
-from repository.references import disk_states
+from repository.references import DiskState, disk_states
 from repository.rewriting import Rewriter, rows_of_pack
 from repository.segments import Segment
 from repository.store import ObjectInfo, Store
@@ -68,6 +68,11 @@ class CollectSettings(BaseModel):
     )
     rewrite_bytes_max: int = Field(
         default=8192 * MiB, ge=0, description="Read no more than this to rewrite packs in one run."
+    )
+    discard_quarantined: bool = Field(
+        default=False,
+        description="The operator's word that what is under quarantine, and needed by no restore "
+        "point, may go. Without it nothing under quarantine is ever deleted.",
     )
     is_only_collector: bool = Field(
         default=False,
@@ -105,70 +110,96 @@ class Points:
 
     kept: list[RestorePoint] = field(default_factory=list)
     dropped: list[RestorePoint] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    """Names of records that cannot be read, of points that an operator has given up."""
 
     def kept_ids(self) -> tuple[str, ...]:
         return tuple(point.id for point in self.kept)
 
+    def dropped_ids(self) -> tuple[str, ...]:
+        lost = (point_id_of(key) for key in self.lost)
+        return (*(point.id for point in self.dropped), *lost)
 
-IsDropped = Callable[[RestorePoint, MarkName | None], bool]
+
+IsDropped = Callable[[RestorePoint, MarkName], bool]
+"""Whether a forgotten point is to go; lost ones go without being asked about."""
 
 
-def look_at_points(tools: Tools, gone: set[str], is_dropped: IsDropped) -> tuple[Points, Refs]:
+def look_at_points(
+    tools: Tools, gone: set[str], is_dropped: IsDropped, lost_ids: Set[str] = frozenset()
+) -> tuple[Points, Refs]:
     """All restore points, and the references of those kept.
 
-    Listed again until nothing new appears, marks included. Raises CollectionRefused for a record or
-    a map that cannot be read, and for a point whose predecessor is missing without having been
-    collected: then the listing was not complete.
+    Listed again until nothing new appears, marks included. `lost_ids` are taken as given up, besides
+    those marked so. Raises CollectionRefused for a record or a map that cannot be read, unless the
+    point is lost, and for a point whose predecessor is missing without having been collected or
+    given up: then the listing was not complete.
     """
     needed = Needed()
     measured: set[str] = set()
     while True:
-        points = _listed_points(tools, is_dropped)
+        tombs = Marks(tools.store, tools.records, TOMB_MARKS).marked()
+        lost = lost_ids | {point_id for point_id, tomb in tombs.items() if tomb.state == LOST}
+        points = _listed_points(tools, is_dropped, tombs, lost)
         new = [point for point in points.kept if point.id not in measured]
-        _check_chains([*points.kept, *points.dropped], gone)
+        _check_chains([*points.kept, *points.dropped], gone, lost)
         if not new:
             return points, needed.all()
         for state in disk_states(new):
             tools.check_stop()
-            needed.add(_references(tools, state.record))
+            needed.add(_references(tools, state))
         measured |= {point.id for point in new}
 
 
-def _listed_points(tools: Tools, is_dropped: IsDropped) -> Points:
-    keys = [info.key for info in tools.store.list(POINTS)]
-    tombs = Marks(tools.store, tools.records, TOMB_MARKS).marked()
+def _listed_points(
+    tools: Tools, is_dropped: IsDropped, tombs: Mapping[str, MarkName], lost: Set[str]
+) -> Points:
     points = Points()
-    for key in keys:
+    for info in list(tools.store.list(POINTS)):
         tools.check_stop()
+        is_lost = point_id_of(info.key) in lost
         try:
-            point = tools.catalogue.read(key)
+            point = tools.catalogue.read(info.key)
         except _UNREADABLE as error:
-            raise CollectionRefused(f"a restore point cannot be read: {error}") from error
-        dropped = is_dropped(point, tombs.get(point.id))
+            if not is_lost:
+                raise CollectionRefused(
+                    f"a restore point cannot be read: {error}. If it cannot be mended: "
+                    f"`ahvault give-up {info.key}`"
+                ) from error
+            points.lost.append(info.key)
+            continue
+        tomb = tombs.get(point.id)
+        dropped = is_lost or (tomb is not None and is_dropped(point, tomb))
         (points.dropped if dropped else points.kept).append(point)
     return points
 
 
-def _check_chains(points: Sequence[RestorePoint], gone: set[str]) -> None:
-    known = {point.id for point in points}
+def _check_chains(points: Sequence[RestorePoint], gone: set[str], lost: Set[str]) -> None:
+    known = {point.id for point in points} | lost
     known |= {point_id_of(name) for name in gone if name.startswith(POINTS)}
     for point in points:
-        if point.previous_point_id is not None and point.previous_point_id not in known:
+        previous = point.previous_point_id
+        if previous is not None and previous not in known:
             raise CollectionRefused(
-                f"restore point {point.id} names {point.previous_point_id} as its predecessor, "
-                "which is not listed and was never collected: the listing is not complete"
+                f"restore point {point.id} names {previous} as its predecessor, which is not "
+                "listed and was never collected: the listing is not complete. If its record is "
+                f"gone for good: `ahvault give-up {previous}`"
             )
 
 
-def _references(tools: Tools, record: DiskRecord) -> Refs:
-    refs = tools.cache.get(record)
+def _references(tools: Tools, state: DiskState) -> Refs:
+    refs = tools.cache.get(state.record)
     if refs is None:
         keys, sealer = tools.records.keys, tools.records.sealer
         try:
-            refs = references_of(open_disk_map(tools.store, record, keys, sealer))
+            refs = references_of(open_disk_map(tools.store, state.record, keys, sealer))
         except _UNREADABLE as error:
-            raise CollectionRefused(f"a disk map cannot be read: {error}") from error
-        tools.cache.put(record, refs)
+            names = " ".join(point.id for point in state.points)
+            raise CollectionRefused(
+                f"a disk map cannot be read: {error}. If it cannot be mended: "
+                f"`ahvault give-up {names}`"
+            ) from error
+        tools.cache.put(state.record, refs)
     return refs
 
 
@@ -185,6 +216,10 @@ class Draft:
     """Written in their place."""
     skipped_packs: int = 0
     """Packs that were to be rewritten and cannot be read."""
+    quarantined: list[ObjectInfo] = field(default_factory=list)
+    """What nothing needs and only its quarantine keeps."""
+    discarded: list[ObjectInfo] = field(default_factory=list)
+    """What is condemned although it is under quarantine."""
 
     def condemn(self, infos: Sequence[ObjectInfo]) -> None:
         self.condemned.update({info.key: info for info in infos})
@@ -193,10 +228,18 @@ class Draft:
 class Planner:
     """Makes one plan; with `dry_run` it only counts."""
 
-    def __init__(self, tools: Tools, settings: CollectSettings, gone: set[str]) -> None:
+    def __init__(
+        self,
+        tools: Tools,
+        settings: CollectSettings,
+        gone: set[str],
+        lost_ids: Set[str] = frozenset(),
+    ) -> None:
         self._tools = tools
         self._settings = settings
         self._gone = gone
+        self._lost_ids = lost_ids
+        self._quarantined = quarantined(tools.store)
         self._tombs = Marks(tools.store, tools.records, TOMB_MARKS)
 
     def draft(self, *, session: str, dry_run: bool) -> Draft:
@@ -205,7 +248,7 @@ class Planner:
         packs = {bytes.fromhex(i.key.rpartition("/")[2]): i for i in store.list(PACKS)}
         maps = {info.key: info for info in store.list(MAPS)}
         leases = self._tools.leases()
-        points, refs = look_at_points(self._tools, self._gone, self._is_dropped)
+        points, refs = look_at_points(self._tools, self._gone, self._is_dropped, self._lost_ids)
         usage = measure(
             refs,
             lambda: read_segments(store, self._tools.records),
@@ -218,14 +261,13 @@ class Planner:
         self._condemn_maps(draft, maps, has_leases=bool(leases))
         running = {lease.session_id for lease in leases}
         self._condemn_packs(draft, packs, usage, running)
+        self._condemn_bad_segments(draft)
         self._rewrite(draft, packs, usage, running, refs, session=session, dry_run=dry_run)
         self._tools.cache.keep_only(disk for point in points.kept for disk in point.disks)
         return draft
 
-    def _is_dropped(self, _point: RestorePoint, tomb: MarkName | None) -> bool:
+    def _is_dropped(self, _point: RestorePoint, tomb: MarkName) -> bool:
         """Whether the time to bring a forgotten point back is over; a damaged tomb keeps it."""
-        if tomb is None:
-            return False
         try:
             forgotten_at = self._tombs.read(tomb).at
         except (DamagedObject, ObjectNotFound):
@@ -236,9 +278,9 @@ class Planner:
     def _condemn_points(self, draft: Draft) -> None:
         """The records of dropped points, and every mark on points that are no more."""
         store, records = self._tools.store, self._tools.records
-        keys = {point.key for point in draft.points.dropped}
+        keys = {*(point.key for point in draft.points.dropped), *draft.points.lost}
         draft.condemn([info for info in store.list(POINTS) if info.key in keys])
-        over = {point.id for point in draft.points.dropped}
+        over = set(draft.points.dropped_ids())
         over |= {point_id_of(name) for name in self._gone if name.startswith(POINTS)}
         for family in (TOMB_MARKS, HOLD_MARKS):
             names = Marks(store, records, family).names()
@@ -258,12 +300,29 @@ class Planner:
         for pack_id, info in packs.items():
             use = usage.packs.get(pack_id)
             if info.key in self._gone:
-                draft.condemn([info])  # deleted before, and here again
+                is_dead = True  # deleted before, and here again
             elif use is None:
-                if not running and pack_id not in usage.unindexed:
-                    draft.condemn([info])
-            elif not use.needed_bytes and not use.sessions & running:
-                draft.condemn([info])
+                is_dead = not running and pack_id not in usage.unindexed
+            else:
+                is_dead = not use.needed_bytes and not use.sessions & running
+            if is_dead:
+                self._condemn_unless_quarantined(draft, info)
+
+    def _condemn_bad_segments(self, draft: Draft) -> None:
+        """Segments under quarantine say nothing to anybody: what was in them is indexed anew."""
+        for info in self._tools.store.list(SEGMENTS):
+            if object_id(info.key) in self._quarantined:
+                self._condemn_unless_quarantined(draft, info)
+
+    def _condemn_unless_quarantined(self, draft: Draft, info: ObjectInfo) -> None:
+        """What is under quarantine goes only when the operator says so."""
+        if object_id(info.key) not in self._quarantined:
+            draft.condemn([info])
+        elif self._settings.discard_quarantined:
+            draft.condemn([info])
+            draft.discarded.append(info)
+        else:
+            draft.quarantined.append(info)
 
     def _rewrite(
         self,
@@ -308,6 +367,7 @@ class Planner:
             for pack_id, use in usage.packs.items()
             if pack_id in packs
             and packs[pack_id].key not in self._gone
+            and pack_id.hex() not in self._quarantined
             and use.needed_bytes
             and use.dead_share > share_max
             and not use.sessions & running

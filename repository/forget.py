@@ -13,19 +13,29 @@ that sees the point.
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from dataclasses import dataclass
 
 from repository.catalogue import Catalogue
-from repository.errors import ObjectNotFound, PointCollected, PointHeld, PointInUse
+from repository.errors import (
+    DamagedObject,
+    ObjectNotFound,
+    PointCollected,
+    PointHeld,
+    PointInUse,
+    UnsupportedFormat,
+)
 from repository.generations import Generation, Generations
 from repository.layout import point_id_of, points_prefix
 from repository.leases import builds_on, open_leases
 from repository.live import LiveRecords
-from repository.marks import HOLD_MARKS, TOMB_MARKS, Marks
+from repository.marks import FORGOTTEN, HOLD_MARKS, TOMB_MARKS, Marks
 from repository.points import RestorePoint
 from repository.records import RecordCodec
 from repository.store import Store
 from repository.units import Clock
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +74,14 @@ class PointLife:
         for lease in open_leases(self._live, self._clock.now()):
             if lease.session_id != by_session and builds_on(lease, point):
                 raise PointInUse(point.id, lease.session_id)
-        self._tombs.put(point, "forgotten", self._clock.now(), reason)
+        self._tombs.put(point, FORGOTTEN, self._clock.now(), reason)
 
     def undelete(self, point: RestorePoint, reason: str) -> None:
         """Bring a forgotten point back; raises PointCollected when it is too late."""
         self._tombs.put(point, "restored", self._clock.now(), reason)
         newest = self._generations.newest()
         if newest is not None and self._is_too_late(point, newest):
-            self._tombs.put(point, "forgotten", self._clock.now(), "too late to bring it back")
+            self._tombs.put(point, FORGOTTEN, self._clock.now(), "too late to bring it back")
             raise PointCollected(point.id, newest.number)
 
     def hold(self, point: RestorePoint, reason: str) -> None:
@@ -100,6 +110,8 @@ class PointLife:
                 found.append(ForgottenPoint(self._catalogue.read(info.key), mark.at, mark.reason))
             except ObjectNotFound:
                 continue  # swept since it was listed
+            except (DamagedObject, UnsupportedFormat) as error:
+                _LOG.warning("a forgotten restore point cannot be read: %s", error)
         return sorted(found, key=lambda each: (each.point.created_at, each.point.id))
 
     def _is_too_late(self, point: RestorePoint, newest: Generation) -> bool:

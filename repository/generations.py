@@ -57,7 +57,9 @@ class Plan(_Record):
     points: tuple[str, ...]
     """Ids of the restore points that the plan kept."""
     dropped: tuple[str, ...]
-    """Ids of the forgotten restore points whose time to be brought back is over."""
+    """Ids of the forgotten restore points whose time to be brought back is over, and of lost ones."""
+    discarded: tuple[str, ...] = ()
+    """Names of condemned objects under quarantine that the operator has released."""
 
 
 class Outcome(_Record):

@@ -8,13 +8,17 @@ spares work and waits; no safety rests on it alone, nor on any clock: `collect.p
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import threading
 import uuid
 from dataclasses import dataclass
 
+from repository.errors import RepositoryError
 from repository.live import LiveRecords
 from repository.points import DiskRecord, RestorePoint
 from repository.units import Clock
+
+_LOG = logging.getLogger(__name__)
 
 LEASES = "leases"
 RENEWED_EVERY_S = 300.0
@@ -30,11 +34,13 @@ class Lease:
         self._live = live
         self._clock = clock
         self._key = uuid.uuid4().hex
-        self._session_id = session_id
+        self.session_id = session_id
         self._generation = generation
         self._started_at = clock.now()
         self._bases: set[str] = set()
         self._renewed_s = 0.0
+        self.is_taken = False
+        """Whether it was ever stored."""
         self._guard = threading.Lock()
 
     def renew(self) -> None:
@@ -44,7 +50,7 @@ class Lease:
                 LEASES,
                 self._key,
                 {
-                    "session_id": self._session_id,
+                    "session_id": self.session_id,
                     "started_at": self._started_at.isoformat(),
                     "alive_at": self._clock.now().isoformat(),
                     "gc_generation": self._generation,
@@ -52,6 +58,7 @@ class Lease:
                 },
             )
             self._renewed_s = self._clock.monotonic_s()
+            self.is_taken = True
 
     def keep_alive(self) -> None:
         """Renew it if that is due; cheap otherwise."""
@@ -65,7 +72,10 @@ class Lease:
 
     def close(self) -> None:
         """The session has ended, and all it stored is known to others."""
-        self._live.delete(LEASES, self._key)
+        try:
+            self._live.delete(LEASES, self._key)
+        except RepositoryError as error:
+            _LOG.warning("the lease could not be ended and will run out by itself: %s", error)
 
 
 @dataclass(frozen=True, slots=True)

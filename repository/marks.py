@@ -1,4 +1,4 @@
-"""Marks on restore points: forgotten or restored (tombs), held or released (holds).
+"""Marks on restore points: forgotten, lost or restored (tombs), held or released (holds).
 
 Commit records never change, so what becomes of a restore point later stands in objects of its own,
 each written once. Marks of one point are numbered; the highest number holds, and of two with the
@@ -26,16 +26,19 @@ class MarkFamily:
 
     prefix: str
     kind: str
-    marked: str
-    """The state that the mark is made for."""
+    marked: frozenset[str]
+    """The states that the mark is made for."""
     unmarked: str
     """The state of a point without any mark."""
     keeping: str
     """Which of the two keeps a point: it wins ties."""
 
 
-TOMB_MARKS = MarkFamily(TOMBS, "tomb", "forgotten", "restored", keeping="restored")
-HOLD_MARKS = MarkFamily(HOLDS, "hold", "held", "released", keeping="held")
+FORGOTTEN = "forgotten"
+LOST = "lost"
+"""An operator has given the damaged point up: collection need not know what it refers to."""
+TOMB_MARKS = MarkFamily(TOMBS, "tomb", frozenset({FORGOTTEN, LOST}), "restored", keeping="restored")
+HOLD_MARKS = MarkFamily(HOLDS, "hold", frozenset({"held"}), "released", keeping="held")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +86,20 @@ class Marks:
     def marked(self, vm_id: str | None = None) -> dict[str, MarkName]:
         """The restore points that are forgotten, or held, and the mark that says so."""
         newest = self.newest(vm_id)
-        return {point: name for point, name in newest.items() if name.state == self._family.marked}
+        return {point: name for point, name in newest.items() if name.state in self._family.marked}
 
     def put(self, point: RestorePoint, state: str, at: dt.datetime, reason: str) -> None:
         """Set the point's state; durable on return. Nothing is written if it is so already."""
-        newest = self.newest(point.vm_id).get(point.id)
+        self.put_on(point.vm_id, point.id, state, at, reason)
+
+    def put_on(self, vm_id: str, point_id: str, state: str, at: dt.datetime, reason: str) -> None:
+        """The same for a point whose record cannot be read."""
+        newest = self.newest(vm_id).get(point_id)
         if (newest.state if newest else self._family.unmarked) == state:
             return
         number = newest.number + 1 if newest else 1
-        key = mark_key(self._family.prefix, point.vm_id, point.id, number, state, uuid.uuid4().hex)
-        body = {"point_id": point.id, "state": state, "at": at.isoformat(), "reason": reason}
+        key = mark_key(self._family.prefix, vm_id, point_id, number, state, uuid.uuid4().hex)
+        body = {"point_id": point_id, "state": state, "at": at.isoformat(), "reason": reason}
         if not create(self._store, key, self._records.encode(key, self._family.kind, body)):
             raise CommitFailed(key, "another object has its random name")
 
@@ -117,6 +124,6 @@ class Marks:
         fields = parts[-1].split("-")
         if len(parts) != 3 or len(fields) != 3 or not fields[0].isdigit():
             return None
-        if fields[1] not in (self._family.marked, self._family.unmarked):
+        if fields[1] not in {*self._family.marked, self._family.unmarked}:
             return None
         return MarkName(key, parts[1], int(fields[0]), fields[1])

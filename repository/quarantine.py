@@ -3,7 +3,8 @@
 Nothing is deleted when damage is found: what is bad today may be mended, or read by other means,
 tomorrow. A record names the object instead. From then on nothing is deduplicated against a
 quarantined pack, and readers look for its chunks in the index first; so a chunk is healed as soon as
-any backup stores it again. Collection takes a quarantined pack when nothing needs it any more.
+any backup stores it again. Collection deletes nothing that is under quarantine, even when nothing needs
+it any more, until an operator says so (`CollectSettings.discard_quarantined`).
 """
 
 from __future__ import annotations

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 from repository.codec import ChunkCodec
 from repository.creating import create_own
-from repository.errors import DamagedObject, ObjectNotFound, Stopped
+from repository.errors import DamagedObject, InvalidInput, ObjectNotFound, Stopped
 from repository.findings import Finding, FindingKind
 from repository.generations import Generations
 from repository.layout import PACKS, SEGMENTS, pack_key
+from repository.leases import Lease
 from repository.locating import read_segments
 from repository.open_findings import concerned_as_data
 from repository.packs import (
@@ -35,7 +36,6 @@ from repository.segments import Segment, encode_segment
 from repository.store import Store
 from repository.units import Clock
 
-_SESSION = "repair"
 _PACKS_PER_SEGMENT = 64
 
 
@@ -71,12 +71,14 @@ class Repairer:
         records: RecordCodec,
         pack_target_bytes: int,
         clock: Clock,
+        lease: Lease,
         stop: threading.Event,
     ) -> None:
         self._store = store
         self._records = records
         self._pack_target_bytes = pack_target_bytes
         self._clock = clock
+        self._lease = lease
         self._stop = stop
         self._opener = ChunkOpener(records.keys, records.sealer, ChunkCodec(level=1))
         self._builder = PackBuilder(records.keys, records.sealer)
@@ -112,6 +114,8 @@ class Repairer:
     def _check_stop(self) -> None:
         if self._stop.is_set():
             raise Stopped("the repair")
+        if self._lease.is_taken:
+            self._lease.keep_alive()
 
     def _unindexed_packs(self, bad: set[str]) -> list[StoredPack]:
         """Good packs that no readable segment names."""
@@ -183,7 +187,9 @@ class Repairer:
     def _index(self, packs: Sequence[StoredPack]) -> None:
         for first in range(0, len(packs), _PACKS_PER_SEGMENT):
             some = packs[first : first + _PACKS_PER_SEGMENT]
-            key, stored = encode_segment(some, _SESSION, self._records.keys, self._records.sealer)
+            key, stored = encode_segment(
+                some, self._lease.session_id, self._records.keys, self._records.sealer
+            )
             create_own(self._store, key, stored)
 
     def _quarantine(self, finding: Finding) -> None:
@@ -196,10 +202,21 @@ class Repairer:
         quarantine(self._store, self._records, finding.key, facts)
 
 
-def collection_under_way(store: Store, records: RecordCodec) -> bool:
-    """Whether a generation is planned and not over: it might delete what repair writes."""
-    newest = Generations(store, records).newest()
-    return newest is not None and not newest.is_over
+def make_room(store: Store, records: RecordCodec, clock: Clock) -> None:
+    """Give up the plan that waits, which does not know what repair is about to find out.
+
+    To be called with a lease: plans that begin later see that. Raises InvalidInput while objects are
+    being deleted.
+    """
+    generations = Generations(store, records)
+    newest = generations.newest()
+    if newest is None or newest.is_over:
+        return
+    outcome = newest.outcome
+    if outcome is None:
+        outcome = generations.cancel(newest.number, "a repair has begun", clock.now())
+    if outcome.is_sweep:
+        raise InvalidInput("repair", "collection is deleting objects; run `ahvault collect` first")
 
 
 def _is_pack(key: str) -> bool:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from repository.catalogue import Catalogue
 from repository.codec import ChunkCodec
-from repository.collect import Collector, CollectProgress, CollectReport
-from repository.collect_plan import CollectSettings
-from repository.collect_plan import Tools as CollectTools
-from repository.coverage import covered_packs, measure_coverage
-from repository.description import Description, features_needed
+from repository.description import Description
 from repository.errors import (
     DiskNotFound,
     InvalidInput,
@@ -24,72 +17,39 @@ from repository.errors import (
     ObjectExists,
     ObjectNotFound,
     RepositoryExists,
-    UnsupportedFormat,
 )
 from repository.extents import Extent
 from repository.fetching import ChunkFetcher
 from repository.findings import (
-    OpenFinding,
-    VerifyBudget,
-    VerifyCoverage,
-    VerifyLevel,
-    VerifyProgress,
-    VerifyReport,
     damaged_points,
 )
-from repository.forget import ForgottenPoint, PointLife
+from repository.forget import ForgottenPoint
 from repository.generations import Generations
 from repository.keyring import KeyRing, KeyWrap, Secret
-from repository.keys import RepositoryKeys, new_master_key
-from repository.layout import PACKS, REPOSITORY_FILE
+from repository.keys import new_master_key
+from repository.layout import REPOSITORY_FILE
 from repository.leases import Lease
-from repository.ledger import Ledger
-from repository.live import LiveRecords, ReportListing, SessionReports
-from repository.locating import ChunkLocator
+from repository.live import ReportListing
 from repository.maps import open_disk_map
-from repository.open_findings import OpenFindings
 from repository.options import RepositoryOptions
 from repository.packs import ChunkOpener
 from repository.points import DiskRecord, PointListing, RestorePoint
 from repository.ports import DiskSource, Throttle
-from repository.quarantine import quarantined_packs
 from repository.reader import DiskReader
-from repository.records import RecordCodec
-from repository.repair import Repairer, RepairReport, collection_under_way
 from repository.retention import PointFacts
 from repository.sampling import changed_chunks, differing_extents
-from repository.sealing import AesGcmSealer, PlainSealer
 from repository.session import WriteSession
-from repository.store import KnowsSpace, Store, StoreSpace
+from repository.store import KnowsSpace, StoreSpace
 from repository.stores import creates_exclusively, open_store
 from repository.units import Clock, SystemClock
-from repository.usage import ReferenceCache
-from repository.verify import Verifier, VerifyTools
+from repository.upkeep import Upkeep, refuse_unless_able
 
 
-class Repository:
+class Repository(Upkeep):
     """An open repository; made by `create` or `open`, closed by `close` or as a context manager.
 
     Thread-safe. Any number of processes may have it open and write to it at once.
     """
-
-    def __init__(
-        self, store: Store, description: Description, master_key: bytes, clock: Clock
-    ) -> None:
-        """For `create` and `open` only."""
-        self._store = store
-        self._description = description
-        self._master_key = master_key
-        self._clock = clock
-        keys = RepositoryKeys.from_master(master_key, description.repository_id)
-        sealer = AesGcmSealer(keys) if self.is_encrypted else PlainSealer()
-        self._records = RecordCodec(keys, sealer)
-        self._catalogue = Catalogue(store, self._records)
-        self._reports = SessionReports(store, self._records, clock)
-        self.live = LiveRecords(store, self._records)
-        self._life = PointLife(store, self._records, self._catalogue, self.live, clock)
-        self._locator = ChunkLocator(store, self._records)
-        self._open_findings = OpenFindings(self.live)
 
     @classmethod
     def create(
@@ -149,7 +109,7 @@ class Repository:
         except ObjectNotFound as error:
             raise NotARepository(store.url) from error
         description = Description.decode(store.url, data)
-        _refuse_unless_able(store, "read")
+        refuse_unless_able(store, "read")
         master_key = description.master_key
         if master_key is None:
             master_key = KeyRing(store, description.repository_id, data).unlock(secret)
@@ -168,14 +128,6 @@ class Repository:
     def store_host(self) -> str | None:
         """The machine that serves the store, where its URL or options name one."""
         return self._store.host
-
-    @property
-    def options(self) -> RepositoryOptions:
-        return self._description.options
-
-    @property
-    def is_encrypted(self) -> bool:
-        return self._description.master_key is None
 
     def creates_exclusively(self) -> bool:
         """Whether the store refuses to replace an object; asks it by trying, where that depends.
@@ -219,7 +171,7 @@ class Repository:
         Raises UnsupportedFormat if a newer ahvault has made demands on writers, or the store's
         errors.
         """
-        _refuse_unless_able(self._store, "write")
+        refuse_unless_able(self._store, "write")
         seen = Generations(self._store, self._records).newest_number()
         session = WriteSession(
             session_id,
@@ -295,42 +247,6 @@ class Repository:
             for point in points
         ]
 
-    def collect(
-        self,
-        settings: CollectSettings | None = None,
-        *,
-        dry_run: bool = False,
-        cache: Path | None = None,
-        on_progress: Callable[[CollectProgress], None] | None = None,
-        stop: threading.Event | None = None,
-    ) -> CollectReport:
-        """Carry collection on by one step: plan a generation, or sweep the one that is planned.
-
-        Safe beside running sessions; can be stopped or killed anywhere and called again. `cache` is
-        a folder for what was learnt of disk maps: with it only new maps are read. A dry run writes
-        nothing. Raises CollectionRefused if anything does not add up (then nothing was deleted),
-        Stopped, UnsupportedFormat, or the store's errors.
-        """
-        _refuse_unless_able(self._store, "delete")
-        tools = self._collect_tools(cache, stop)
-        return Collector(tools, settings or CollectSettings(), on_progress).run(dry_run=dry_run)
-
-    def cancel_collection(self, reason: str) -> CollectReport:
-        """Give up the generation that is planned and not yet decided; nothing of it is deleted."""
-        return Collector(self._collect_tools(None, None), CollectSettings()).cancel(reason)
-
-    def _collect_tools(self, cache: Path | None, stop: threading.Event | None) -> CollectTools:
-        return CollectTools(
-            store=self._store,
-            records=self._records,
-            catalogue=self._catalogue,
-            live=self.live,
-            clock=self._clock,
-            cache=ReferenceCache(cache),
-            stop=stop or threading.Event(),
-            pack_target_bytes=self.options.pack_target_bytes,
-        )
-
     def open_disk(
         self, point: RestorePoint, disk_id: str, *, throttle: Throttle | None = None
     ) -> DiskReader:
@@ -379,102 +295,6 @@ class Repository:
         before = open_disk_map(self._store, old, keys, sealer)
         return changed_chunks(before, open_disk_map(self._store, new, keys, sealer))
 
-    def verify(
-        self,
-        level: VerifyLevel = VerifyLevel.CONTENT,
-        *,
-        points: Sequence[RestorePoint] | None = None,
-        on_progress: Callable[[VerifyProgress], None] | None = None,
-        stop: threading.Event | None = None,
-    ) -> VerifyReport:
-        """Check what is stored; with `points`, only what these restore points need.
-
-        Damage is reported, never raised, and stays in every later report until a verification that
-        looks as deep sees it mended (H6). What was read is noted in the ledger. A store that takes
-        no writes is verified all the same; nothing is remembered then. Raises Stopped,
-        UnsupportedFormat, or the store's errors where the store itself fails.
-        """
-        tools = self._verify_tools(on_progress, stop, remembers=True)
-        return Verifier(tools, level, points).run()
-
-    def verify_within(
-        self,
-        budget: VerifyBudget,
-        *,
-        on_progress: Callable[[VerifyProgress], None] | None = None,
-        stop: threading.Event | None = None,
-    ) -> VerifyReport:
-        """Check all records and maps, and of the packs those that are due, within the budget.
-
-        Called often enough, it proves everything every `budget.every_days`; `coverage` of the report
-        says whether it does. Can be stopped or killed anywhere: what was read is not read again.
-        Everything else is as for `verify`.
-        """
-        tools = self._verify_tools(on_progress, stop, remembers=True)
-        return Verifier(tools, budget.level, budget=budget).run()
-
-    def verify_coverage(self, budget: VerifyBudget | None = None) -> VerifyCoverage:
-        """How much of what is stored was proven within `budget.every_days`; reads no pack.
-
-        Costs a listing of the packs and the ledger. Raises the store's errors.
-        """
-        ledger = Ledger.load(self._store, self._records)
-        open_findings = [each.finding for each in self.open_findings()]
-        packs = covered_packs(self._store.list(PACKS), quarantined_packs(self._store))
-        now = self._clock.now()
-        return measure_coverage(packs, ledger, budget or VerifyBudget(), open_findings, now)
-
-    def open_findings(self) -> list[OpenFinding]:
-        """What verifications have found and none has seen mended, oldest first."""
-        return self._open_findings.all()
-
-    def _verify_tools(
-        self,
-        on_progress: Callable[[VerifyProgress], None] | None,
-        stop: threading.Event | None,
-        *,
-        remembers: bool,
-    ) -> VerifyTools:
-        _refuse_unless_able(self._store, "verify")
-        self._locator.look_again()
-        return VerifyTools(
-            store=self._store,
-            records=self._records,
-            catalogue=self._catalogue,
-            locator=self._locator,
-            open_findings=self._open_findings,
-            clock=self._clock,
-            stop=stop or threading.Event(),
-            on_progress=on_progress,
-            remembers=remembers and not features_needed(self._store, "write"),
-        )
-
-    def repair(
-        self,
-        *,
-        dry_run: bool = False,
-        on_progress: Callable[[VerifyProgress], None] | None = None,
-        stop: threading.Event | None = None,
-    ) -> RepairReport:
-        """Verify everything, then save what is good in bad packs and let nothing rely on the rest.
-
-        Deletes nothing. What is lost stays a finding until a backup stores it again. Raises
-        InvalidInput while a collection is under way, Stopped, UnsupportedFormat, or the store's
-        errors; it can be run again after any of them.
-        """
-        _refuse_unless_able(self._store, "write")
-        if collection_under_way(self._store, self._records):
-            raise InvalidInput("repair", "a collection is under way; finish or cancel it first")
-        stop = stop or threading.Event()
-        tools = self._verify_tools(on_progress, stop, remembers=not dry_run)
-        findings = Verifier(tools, VerifyLevel.CONTENT).run().findings
-        repairer = Repairer(
-            self._store, self._records, self.options.pack_target_bytes, self._clock, stop
-        )
-        report = repairer.run(findings, dry_run=dry_run)
-        self._locator.look_again()
-        return report
-
     def save_report(self, session_id: str, report: Mapping[str, Any]) -> None:
         """Keep what a session did with the repository; durable on return."""
         self._reports.save(session_id, report)
@@ -509,9 +329,3 @@ class Repository:
 
     def __repr__(self) -> str:
         return f"Repository({self.url!r}, id={self.id})"
-
-
-def _refuse_unless_able(store: Store, operation: str) -> None:
-    needed = features_needed(store, operation)
-    if needed:
-        raise UnsupportedFormat(store.url, f"{', '.join(needed)} to {operation}")

@@ -216,7 +216,7 @@ class WriteSession:
             self._compute.shutdown()
             self._uploads.shutdown()
             self._index.close()
-            self._end_lease()
+            self._lease.close()
 
     def __enter__(self) -> Self:
         return self
@@ -233,12 +233,6 @@ class WriteSession:
             if error is None:
                 raise
             _LOG.warning("after an error, the index could not be completed: %s", closing_error)
-
-    def _end_lease(self) -> None:
-        try:
-            self._lease.close()
-        except RepositoryError as error:
-            _LOG.warning("the lease could not be ended and will run out by itself: %s", error)
 
     def _base(self, record: DiskRecord | None) -> BaseDisk | None:
         if record is None:

@@ -58,6 +58,8 @@ from repository.layout import (
 )
 from repository.ledger import Ledger, check_ledger_object
 from repository.locating import ChunkLocator
+from repository.marks import LOST, TOMB_MARKS
+from repository.marks import Marks as PointMarks
 from repository.open_findings import OpenFindings, Settled
 from repository.points import RestorePoint
 from repository.quarantine import object_id, quarantined, quarantined_packs
@@ -162,9 +164,15 @@ class Verifier:
             raise Stopped("the verification")
 
     def _check_points(self) -> list[RestorePoint]:
-        """The restore points whose records read back; findings for those that do not."""
+        """The restore points whose records read back; findings for those that do not.
+
+        Nobody is told of points that an operator has given up.
+        """
         if self._chosen is None:
-            keys = [info.key for info in self._store.list(POINTS)]
+            tombs = PointMarks(self._store, self._records, TOMB_MARKS).marked()
+            lost = {point_id for point_id, tomb in tombs.items() if tomb.state == LOST}
+            listed = (info.key for info in self._store.list(POINTS))
+            keys = [key for key in listed if point_id_of(key) not in lost]
         else:
             keys = [point.key for point in self._chosen]
         points = []

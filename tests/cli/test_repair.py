@@ -55,3 +55,34 @@ def test_export_of_what_is_left(ahvault, configured, tmp_path) -> None:
     assert done.code == ExitCode.DAMAGE
     assert done.document["damaged_ranges_bytes"]
     assert file.stat().st_size == done.document["size_bytes"]
+
+
+def test_a_way_past_a_damaged_record(ahvault, configured) -> None:
+    """Collection names the command; without `--yes` that only tells; with it collection goes on."""
+    record = next(configured.path.glob("points/*/*.json"))
+    record.write_bytes(record.read_bytes()[:-7])
+    name = record.relative_to(configured.path).as_posix()
+    refused = ahvault("collect")
+    assert refused.code != ExitCode.OK
+    assert f"ahvault give-up {name}" in refused.err
+    told = ahvault("give-up", name)
+    assert told.code == ExitCode.OK
+    assert "LOST" in told.out
+    assert "--yes" in told.out
+    assert ahvault("collect").code != ExitCode.OK
+    done = ahvault("give-up", name, "--yes", "--reason", "gone", "--json")
+    assert done.document["lost"][0]["key"] == name
+    assert ahvault("collect").code == ExitCode.OK
+    assert ahvault("verify").code == ExitCode.OK
+
+
+def test_collection_tells_of_quarantine(ahvault, configured) -> None:
+    """What only its quarantine keeps is named with the option that lets it go."""
+    segment = next(configured.path.glob("index/*.parquet"))
+    segment.write_bytes(segment.read_bytes()[:-7])
+    ahvault("repair")
+    at_once = ("--undelete-hours", "0", "--grace-hours", "0")
+    assert "--discard-quarantined" in ahvault("collect", *at_once).out
+    assert segment.exists()
+    assert ahvault("collect", *at_once, "--discard-quarantined").code == ExitCode.OK
+    assert not segment.exists()

@@ -10,6 +10,7 @@ import datetime as dt
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from repository import (
     CollectStage,
     CommitFailed,
     Extent,
+    InvalidInput,
     PointCollected,
     PointInUse,
     Repository,
@@ -365,11 +367,17 @@ def act_of(scene: Scene, name: str, forgotten: RestorePoint, other: RestorePoint
         scene.other.forget(other)
     elif name == "undelete":
         scene.other.undelete(forgotten)
+    elif name == "repair":
+        scene.other.repair()
+    elif name == "give_up":
+        give_up_one(scene)
     else:
         assert scene.other.collect(WITH_REST).stage is CollectStage.PLANNED
 
 
-@pytest.mark.parametrize("name", ["backup", "restore", "forget", "undelete", "plan"])
+@pytest.mark.parametrize(
+    "name", ["backup", "restore", "forget", "undelete", "plan", "repair", "give_up"]
+)
 def test_others_during_restore(scene: Scene, name: str) -> None:
     """Whatever another host does in the middle, the restore ends with the right bytes."""
     forgotten, other = scene.commit(FIRST), scene.commit(SECOND, vm_id="vm-2")
@@ -389,7 +397,7 @@ def test_others_during_restore(scene: Scene, name: str) -> None:
     assert target.data == FIRST + SECOND
 
 
-@pytest.mark.parametrize("name", ["backup", "restore", "undelete"])
+@pytest.mark.parametrize("name", ["backup", "restore", "undelete", "give_up"])
 def test_others_during_backup(scene: Scene, name: str) -> None:
     """Whatever another host does between two packs, the backup is whole."""
     forgotten, other = scene.commit(FIRST), scene.commit(SECOND, vm_id="vm-2")
@@ -406,3 +414,200 @@ def test_others_during_backup(scene: Scene, name: str) -> None:
     point = scene.commit(data, vm_id="vm-4")
     assert done == [name]
     assert scene.is_whole(point, data)
+
+
+def give_up_one(scene: Scene) -> None:
+    """Spoil the record of a point of its own VM, and give that up."""
+    paused, scene.bench.repository = scene.bench.repository, scene.other
+    lost = scene.commit(SECOND[: 2 * CHUNK], vm_id="vm-lost")
+    scene.bench.repository = paused
+    path = Path(scene.bench.url, lost.key)
+    path.write_bytes(path.read_bytes()[:-9])
+    assert Repository.open(scene.bench.url).give_up([lost.id], dry_run=False).lost
+
+
+def two_copies(scene: Scene) -> tuple[RestorePoint, Path, int]:
+    """A point, and a second copy of its chunks in packs of its own; returns where the first lies."""
+    point = scene.commit(FIRST)
+    segments = list(Path(scene.bench.url, "index").iterdir())
+    hidden = [path.rename(path.with_name(f".{path.name}")) for path in segments]
+    scene.other.forget(scene.commit(FIRST, vm_id="vm-2"))  # it knew of no chunk
+    for path in hidden:
+        path.rename(path.with_name(path.name[1:]))
+    place = scene.other.open_disk(point, "disk-1")._window(0)[0]
+    name = place["pack"].tobytes().hex()
+    return point, Path(scene.bench.url, "data", name[:2], name), int(place["offset"])
+
+
+def spoil(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset + 100] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("place", ["begun before", "begun after"])
+def test_repair_during_plan(scene: Scene, place: str) -> None:
+    """The good copy that the plan condemns is spared: the plan is cancelled, or its sweep sees why."""
+    point, path, offset = two_copies(scene)
+    spoil(path, offset)
+    if place == "begun before":
+        scene.at("put_new", "gc/", scene.other.repair, after=False)
+        scene.bench.repository.collect(WITH_REST)
+    else:
+        scene.bench.repository.collect(WITH_REST)
+        scene.other.repair()
+        newest = Generations(scene.other._store, scene.other._records).newest()
+        assert newest is not None
+        assert newest.outcome is not None
+        assert not newest.outcome.is_sweep
+    scene.collect_later()
+    scene.collect_later()
+    assert scene.is_whole(point, FIRST)
+    assert path.exists()
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_repair_during_sweep(scene: Scene, after: bool) -> None:
+    """Before the outcome it cancels the sweep; after it, it is refused until all is deleted."""
+    point, path, offset = two_copies(scene)
+    scene.bench.repository.collect(WITH_REST)
+    scene.clock.ahead += dt.timedelta(hours=49)
+    spoil(path, offset)
+    refused = []
+
+    def repair() -> None:
+        try:
+            scene.other.repair()
+        except InvalidInput:
+            refused.append(True)
+
+    scene.at("put_new", "gc/0000000001/outcome", repair, after=after)
+    stage = scene.bench.repository.collect(WITH_REST).stage
+    assert (stage, bool(refused)) == (
+        CollectStage.SWEPT if after else CollectStage.CANCELLED,
+        after,
+    )
+    scene.other.repair()
+    scene.collect_later()
+    scene.collect_later()
+    assert path.exists()
+    if not after:
+        assert scene.is_whole(point, FIRST)
+
+
+def test_repair_during_backup(scene: Scene) -> None:
+    """What a running backup had found known may be found bad meanwhile: told, and the next one heals."""
+    old = scene.commit(FIRST)
+    place = scene.other.open_disk(old, "disk-1")._window(0)[0]
+    name = place["pack"].tobytes().hex()
+    path = Path(scene.bench.url, "data", name[:2], name)
+    with scene.bench.repository.write_session("writer") as session:
+        record = scene.bench.write(scene.make_disk(FIRST), session=session)
+        spoil(path, int(place["offset"]))
+        scene.other.repair()
+        point = session.commit(scene.draft(record))
+    concerned = {
+        part.point_id for found in scene.other.verify().findings for part in found.concerned
+    }
+    assert concerned == {old.id, point.id}
+    scene.bench.repository = scene.bench.reopened()
+    scene.commit(FIRST)
+    assert scene.is_whole(point, FIRST)
+    assert scene.is_whole(old, FIRST)
+
+
+def test_plan_during_repair(scene: Scene) -> None:
+    """A plan made while repair has written packs that no segment names yet spares them."""
+    old = scene.commit(FIRST)
+    place = scene.other.open_disk(old, "disk-1")._window(0)[1]
+    name = place["pack"].tobytes().hex()
+    path = Path(scene.bench.url, "data", name[:2], name)
+    spoil(path, int(place["offset"]))
+    act = lambda: scene.other.collect(WITH_REST)  # noqa: E731 - the other host's plan
+    scene.at("put_new", "index/", act, after=False)
+    report = scene.bench.repository.repair()
+    assert report.chunks_saved
+    scene.collect_later()
+    path.unlink()
+    reader = scene.bench.reopened().open_disk(old, "disk-1")
+    saved = bytearray(CHUNK)
+    reader.read_into(0, memoryview(saved))
+    assert saved == FIRST[:CHUNK]
+
+
+def test_sweep_during_repair(scene: Scene) -> None:
+    """A sweep of a plan made during a repair waits for the repair's end."""
+    scene.other.forget(scene.commit(SECOND, vm_id="vm-2"))
+    old = scene.commit(FIRST)
+    place = scene.other.open_disk(old, "disk-1")._window(0)[1]
+    name = place["pack"].tobytes().hex()
+    spoil(Path(scene.bench.url, "data", name[:2], name), int(place["offset"]))
+    seen: list[CollectReport] = []
+
+    def plan_and_sweep() -> None:
+        scene.store.plan = lambda _operation, _key: None
+        scene.other.collect(WITH_REST)
+        seen.append(scene.other.collect(CollectSettings(undelete_hours=0, grace_hours=24)))
+
+    scene.at("put_new", "data/", plan_and_sweep, after=False)
+    scene.bench.repository.repair()
+    assert seen[0].stage is CollectStage.WAITING
+    assert "repair" in seen[0].reason
+    assert scene.collect_later().stage is CollectStage.SWEPT
+
+
+@pytest.mark.parametrize("name", ["backup", "restore", "forget", "undelete", "repair", "give_up"])
+def test_others_during_repair(scene: Scene, name: str) -> None:
+    """Whatever another host does in the middle of a repair, what can be saved is saved."""
+    forgotten, other = scene.commit(SECOND), scene.commit(SECOND, vm_id="vm-2")
+    point = scene.commit(FIRST, vm_id="vm-4")
+    scene.other.forget(forgotten)
+    place = scene.other.open_disk(point, "disk-1")._window(0)[1]
+    pack = place["pack"].tobytes().hex()
+    path = Path(scene.bench.url, "data", pack[:2], pack)
+    spoil(path, int(place["offset"]))
+    done: list[str] = []
+
+    def act() -> None:
+        scene.store.plan = lambda _operation, _key: None
+        act_of(scene, name, forgotten, other)
+        done.append(name)
+
+    scene.at("put_new", "data/", act, after=False)
+    assert scene.bench.repository.repair().chunks_saved
+    assert done == [name]
+    lost = {
+        extent
+        for finding in scene.bench.reopened().verify().findings
+        for part in finding.concerned
+        for extent in part.extents
+        if part.point_id == point.id
+    }
+    assert lost <= {Extent(CHUNK, 2 * CHUNK)}
+
+
+@pytest.mark.parametrize("operation", ["plan", "sweep"])
+def test_give_up_during_collection(scene: Scene, operation: str) -> None:
+    """Given up in the middle of a plan or a sweep, a point goes with a later generation."""
+    kept = scene.commit(FIRST)
+    scene.other.forget(scene.commit(SECOND, vm_id="vm-2"))
+    done: list[bool] = []
+
+    def act() -> None:
+        give_up_one(scene)
+        done.append(True)
+
+    if operation == "plan":
+        scene.at("put_new", "gc/0000000001/plan", act, after=False)
+        assert scene.bench.repository.collect(WITH_REST).stage is CollectStage.PLANNED
+    else:
+        scene.bench.repository.collect(WITH_REST)
+        scene.clock.ahead += dt.timedelta(hours=49)
+        scene.at("put_new", "gc/0000000001/outcome", act, after=False)
+        assert scene.bench.repository.collect(WITH_REST).stage is CollectStage.SWEPT
+    assert done
+    assert list(Path(scene.bench.url, "points", "vm-lost").iterdir())
+    for _ in range(4):
+        scene.collect_later()
+    assert not list(Path(scene.bench.url, "points", "vm-lost").iterdir())
+    assert scene.is_whole(kept, FIRST)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from repository import (
     FindingKind,
     InvalidInput,
     RestorePoint,
+    StoreDenied,
     VerifyLevel,
 )
+from repository.quarantine import quarantine
+from tests.repository.fault_store import Died
 
 CHUNK = 64 * 1024
 MakeDisk = Callable[..., Any]
@@ -156,27 +160,114 @@ def test_a_sound_repository_is_left_alone(filled: Any) -> None:
     assert set(files(bench, "")) - set(before) == set(files(bench, "ledger"))
 
 
-def test_collection_keeps_what_was_healed_and_takes_the_bad_pack(filled: Any) -> None:
-    """Collection after healing deletes the quarantined pack, and every point stays whole."""
+def test_collection_takes_nothing_under_quarantine_until_told(filled: Any) -> None:
+    """Healed and needed by nobody, it stays and is reported; released, it goes, and nothing else."""
     bench, disk, point = filled
     path = spoil(bench, point, 1)
+    bad_segment = files(bench, "index")[0]
+    flip(bad_segment, 50)
     bench.repository.repair()
     bench.commit(bench.write(disk))
     bench.repository = bench.reopened()
     at_once = CollectSettings(undelete_hours=0, grace_hours=0)
-    assert bench.repository.collect(at_once).stage is CollectStage.SWEPT
+    report = bench.repository.collect(at_once)
+    assert report.quarantined_objects == 2
+    assert report.quarantined_bytes == path.stat().st_size + bad_segment.stat().st_size
+    assert bad_segment.exists()
+    released = at_once.model_copy(update={"discard_quarantined": True})
+    assert bench.repository.collect(released).stage is CollectStage.SWEPT
     assert not path.exists()
+    assert not bad_segment.exists()
     bench.repository = bench.reopened()
     assert bench.repository.verify(VerifyLevel.CONTENT).is_clean
     assert bench.read(point) == disk.data
 
 
-def test_repair_waits_for_a_collection_under_way(bench: Any, make_disk: MakeDisk) -> None:
-    """While a generation is planned, repair is refused: it might lose what it writes."""
+def test_repair_is_refused_while_objects_are_deleted(faulty: Any, make_disk: MakeDisk) -> None:
+    """After a sweep was decided and before it is done; then it is let in."""
+    bench, store = faulty
     bench.repository.forget(bench.commit(bench.write(make_disk(CHUNK * 2 * b"x"))))
-    bench.repository.collect(CollectSettings(undelete_hours=0))
-    with pytest.raises(InvalidInput, match="collection"):
+
+    def deny(operation: str, key: str) -> None:
+        if operation == "delete" and key.startswith("data/"):
+            raise StoreDenied(operation, key, "retention")
+
+    store.plan = deny
+    at_once = CollectSettings(undelete_hours=0, grace_hours=0)
+    assert bench.repository.collect(at_once).stage is CollectStage.INCOMPLETE
+    with pytest.raises(InvalidInput, match="collect"):
         bench.repository.repair()
+    store.plan = lambda _operation, _key: None
+    assert bench.repository.collect(at_once).stage is CollectStage.SWEPT
+    assert bench.repository.repair().findings == ()
+
+
+def test_what_is_needed_goes_not_even_when_told(filled: Any) -> None:
+    """A bad pack that still gives the only copy of good chunks is no garbage, released or not."""
+    bench, _, point = filled
+    path = spoil(bench, point, 1)
+    bench.repository.repair()
+    settings = CollectSettings(undelete_hours=0, grace_hours=0, discard_quarantined=True)
+    bench.repository.collect(settings)
+    assert path.exists()  # its lost chunk is still what the point needs
+    assert bench.repository.collect(settings).quarantined_objects == 0
+
+
+def test_what_is_put_under_quarantine_after_the_plan_is_not_swept(
+    faulty: Any, make_disk: MakeDisk
+) -> None:
+    """Condemned first, quarantined later: the sweep leaves it, whoever put it there."""
+    bench, _ = faulty
+    bench.repository.forget(bench.commit(bench.write(make_disk(CHUNK * 2 * b"x"))))
+    bench.commit(bench.write(make_disk(CHUNK * 2 * b"y"), disk_id="disk-2"), vm_id="vm-2")
+    (condemned, *_), kept = files(bench, "data"), bench.repository
+    kept.collect(CollectSettings(undelete_hours=0))
+    for path in files(bench, "data"):
+        key = path.relative_to(bench.url).as_posix()
+        quarantine(kept._store, kept._records, key, {"at": "", "finding": "", "detail": ""})
+    clock_ahead = CollectSettings(undelete_hours=0, grace_hours=0)
+    assert kept.collect(clock_ahead).stage is CollectStage.SWEPT
+    assert condemned.exists()
+
+
+@pytest.mark.parametrize("step", [17, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_dead_repair_leaves_nothing_in_the_way(
+    faulty: Any, make_disk: MakeDisk, count: Callable[[str, int], None], step: int, after: bool
+) -> None:
+    """Killed before or after each of its operations, nothing more is lost, and the next run ends the work."""
+    bench, store = faulty
+    point = bench.commit(bench.write(make_disk(random.Random(3).randbytes(10 * CHUNK))))
+    spoil(bench, point, 1)
+    root, kept = Path(bench.url), Path(f"{bench.url}-kept")
+    shutil.copytree(root, kept)
+    for number in range(1, 400, step):
+        shutil.rmtree(root)
+        shutil.copytree(kept, root)
+        store.die_at(number, after=after)
+        try:
+            bench.repository.repair()
+        except Died:
+            store.live_again()
+            assert lost_of(bench, point) == {Extent(CHUNK, 2 * CHUNK)}
+            bench.repository.repair()
+            assert lost_of(bench, point) == {Extent(CHUNK, 2 * CHUNK)}
+            continue
+        assert number > 20
+        count("crash points of repair", number // step)
+        return
+    pytest.fail("it never came to an end")
+
+
+def lost_of(bench: Any, point: RestorePoint) -> set[Extent]:
+    """What verification says is lost of a point."""
+    return {
+        extent
+        for finding in bench.repository.verify().findings
+        for part in finding.concerned
+        for extent in part.extents
+        if part.point_id == point.id
+    }
 
 
 @pytest.mark.parametrize("how", ["spoiled", "missing"])

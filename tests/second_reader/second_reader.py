@@ -133,7 +133,7 @@ class SecondReader:
         folder = self.root / "tomb" / path.parent.name / path.stem.rpartition("-")[2]
         marks = [mark.name.split("-")[:2] for mark in folder.glob("[0-9]*.json")]
         ranked = [(int(number), state == "restored", state) for number, state in marks]
-        return bool(ranked) and max(ranked)[2] == "forgotten"
+        return bool(ranked) and max(ranked)[2] in ("forgotten", "lost")
 
     def layers(self, disk):
         """The layers of a disk, base first, as (Parquet file, its document)."""
