@@ -88,6 +88,10 @@ class WorkerSettings(BaseModel):
     device_root: Path = Path("/dev")
     initiator: Annotated[str, Field(max_length=64)] | None = None
     slots: Annotated[int, Field(ge=1, le=64)] = 4
+    enabled: bool = True
+    queue: Annotated[str, Field(min_length=1)] | None = None
+    boot_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 300.0
+    shutdown_timeout_s: Annotated[float, Field(ge=0, le=3600)] = 120.0
 
 
 class Settings(BaseModel):

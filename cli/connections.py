@@ -118,6 +118,10 @@ def worker_specs(settings: Settings) -> list[WorkerSpec]:
             device_root=str(worker.device_root),
             initiator=worker.initiator,
             slots=worker.slots,
+            enabled=worker.enabled,
+            queue=worker.queue,
+            boot_timeout_s=worker.boot_timeout_s,
+            shutdown_timeout_s=worker.shutdown_timeout_s,
         )
         for worker in settings.workers
     ]

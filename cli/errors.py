@@ -162,3 +162,16 @@ class RuleUnknown(CliError):
         self.name = name
         there = f"there are: {', '.join(known)}" if known else "there are none"
         super().__init__(f"There is no throttle rule {name!r}; {there}.")
+
+
+class WorkerUnknown(CliError):
+    """No worker `name` is configured, or not in the file at `place`."""
+
+    def __init__(self, name: str, near: Sequence[str], *, place: str | None = None) -> None:
+        self.name, self.near, self.place = name, tuple(near), place
+        there = f" There are: {', '.join(near)}." if near else ""
+        where = f" in {place}; it comes from a flag or the environment" if place else ""
+        super().__init__(
+            f"No worker {name!r} is configured{where}.{there} "
+            "`ahvault workers list` lists them, `ahvault workers add` adds one."
+        )

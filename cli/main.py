@@ -33,6 +33,7 @@ from cli import (
     throttle,
     verify,
     vms,
+    workers,
 )
 from cli.exit_codes import ExitCode, exit_code_help
 from cli.failures import report_failure
@@ -71,6 +72,7 @@ app.add_typer(session.app, name="session")
 app.command("give-up", epilog=give_up.EXAMPLES)(give_up.give_up)
 app.add_typer(repo.app, name="repo")
 app.add_typer(throttle.app, name="throttle")
+app.add_typer(workers.app, name="workers")
 app.command("simulator", epilog=simulator.EXAMPLES)(simulator.simulator)
 
 

@@ -5,6 +5,7 @@ reasons, the journal of what we created on a cluster, and what a session did. No
 from jobs.alerts import Alert, last_told, plan_alert, remember_told
 from jobs.caches import collect_cache
 from jobs.checkup import check_repository, check_workers
+from jobs.drains import Drain, drain, read_drains, undrain
 from jobs.errors import (
     BackupsLate,
     ConsistencyNotReached,
@@ -25,6 +26,7 @@ from jobs.errors import (
     StorageNearlyFull,
     ThrottleInvalid,
     VmBusy,
+    WorkerBusy,
     WorkerLost,
 )
 from jobs.extents import DiskPlan, ReadCause, ReadMethod
@@ -104,9 +106,12 @@ from jobs.upkeep_markdown import (
 from jobs.volumes import Attachment, DiskGroup, attach, detach, make_group, remove_group
 from jobs.week import WeeklyTimes
 from jobs.worker_pool import WorkerPool
+from jobs.worker_status import WorkerReport, report_workers
+from jobs.worker_trial import TRIAL_JOB, TrialStep, try_worker
 from jobs.workers import WorkerChoice, WorkerState, rank_workers
 
 __all__ = [
+    "TRIAL_JOB",
     "Alert",
     "Attachment",
     "BackupJob",
@@ -124,6 +129,7 @@ __all__ = [
     "DiskRule",
     "DiskSnapshot",
     "DisksUnexpected",
+    "Drain",
     "Entry",
     "ForgottenByRule",
     "Grant",
@@ -187,15 +193,18 @@ __all__ = [
     "Traffic",
     "TransferLimits",
     "TransferThrottle",
+    "TrialStep",
     "VmBusy",
     "VmProtection",
     "VmResult",
     "VmStory",
     "VmTarget",
     "WeeklyTimes",
+    "WorkerBusy",
     "WorkerChoice",
     "WorkerLost",
     "WorkerPool",
+    "WorkerReport",
     "WorkerSpec",
     "WorkerState",
     "WorkersTried",
@@ -220,6 +229,7 @@ __all__ = [
     "current_observer",
     "describe_breaches",
     "detach",
+    "drain",
     "find_leftovers",
     "find_reference",
     "find_unclaimed",
@@ -245,12 +255,14 @@ __all__ = [
     "plan_alert",
     "plan_reads",
     "rank_workers",
+    "read_drains",
     "read_job_file",
     "read_status",
     "remember_job",
     "remember_told",
     "remove_group",
     "remove_leftovers",
+    "report_workers",
     "restore_disk",
     "restore_result",
     "retention_markdown",
@@ -266,6 +278,8 @@ __all__ = [
     "this_machine",
     "told_to_the_end",
     "transfer_disk",
+    "try_worker",
+    "undrain",
     "utc_text",
     "verification_markdown",
     "vm_cells",

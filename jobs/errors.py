@@ -4,6 +4,7 @@ JobError
 ├── JobInvalid          the job as written cannot run: name the field, change the job
 ├── NothingToBackUp     the scope selects no VM
 ├── NoWorker            no configured worker can be used for a VM
+├── WorkerBusy          a worker that is in use cannot be removed
 ├── WorkerLost          a worker died under a transfer: another one may go on
 ├── VmBusy              another session is backing up this VM right now
 ├── MoveFailed          a mover could not move a VM's disks, and no other worker could
@@ -65,6 +66,17 @@ class NoWorker(JobError):
         super().__init__(
             f"No worker can be used to {purpose}: {told or 'none is configured'}. "
             "Name at least one worker VM of the cluster that can be powered on."
+        )
+
+
+class WorkerBusy(JobError):
+    """Somebody uses the worker, so it stays in the settings (W14)."""
+
+    def __init__(self, worker: str, use: str) -> None:
+        self.worker, self.use = worker, use
+        super().__init__(
+            f"Worker {worker} cannot be removed: {use}. "
+            f"Run `ahvault workers drain {worker} --wait` first, then remove it."
         )
 
 

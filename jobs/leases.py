@@ -129,6 +129,12 @@ def leased_sessions(records: LiveRecords) -> set[str]:
     return {*listing.records, *(_session_of(record) for record in listing.damaged)}
 
 
+def lease_jobs(records: LiveRecords) -> dict[str, str]:
+    """The job of every session that has a readable lease, alive or not."""
+    found = records.list(LEASES).records
+    return {session_id: str(record.get("job", "")) for session_id, record in found.items()}
+
+
 def _session_of(record: DamagedRecord) -> str:
     return PurePosixPath(record.key).stem
 

@@ -79,7 +79,7 @@ class WorkerPool:
         self._members = {spec.vm: _Member(spec) for spec in specs}
         self._slots = slots or LocalSlots()
         self._queue_check = queue_check
-        self._drains = DrainWatch(records, clock)
+        self._drains: DrainWatch | None = DrainWatch(records, clock)
         self._watch = WorkerWatch(client)
         self._changed = threading.Condition()
         self._taken: dict[int, tuple[WorkerChoice, SlotHold]] = {}
@@ -106,6 +106,10 @@ class WorkerPool:
             log.warning("Beginning without worker %s, which is not ready yet", ", ".join(late))
         self._rank("move data", None, "", {})  # Raises if there is none, and none can still come.
         return [member.vm.id for member in self._members.values() if member.vm is not None]
+
+    def ignore_drains(self) -> None:
+        """Use drained workers all the same: to try one out before it is undrained."""
+        self._drains = None
 
     def _find_all(self) -> None:
         """One listing for all. A worker that was not found could be backed up as any VM (W15)."""
@@ -138,7 +142,7 @@ class WorkerPool:
         why = self_test(self._client, member.spec, vm)
         if why is None and vm is not None:
             why = remove_leftover_groups(self._client, self._records, self._clock, vm)
-        if why is None and not self._drains.drained({member.key}):
+        if why is None and not self._drained({member.key}):
             why = self._bring_up(member)
         return why  # A drained worker stays off, but in the run: it may be undrained.
 
@@ -268,11 +272,14 @@ class WorkerPool:
 
     def _states(self, failed: Mapping[str, str]) -> list[WorkerState]:
         keys = [member.key for member in self._members.values()]
-        free, drained = self._slots.free(keys), self._drains.drained(set(keys))
+        free, drained = self._slots.free(keys), self._drained(set(keys))
         return [
             self._state(member, failed.get(name), free, drained)
             for name, member in self._members.items()
         ]
+
+    def _drained(self, keys: set[str]) -> dict[str, str]:
+        return self._drains.drained(keys) if self._drains else {}
 
     def _state(
         self,
