@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +15,7 @@ from cli.connections import (
     workers_block,
 )
 from cli.exit_codes import ExitCode
+from cli.job_choice import JobOptions, chosen_job
 from cli.local_prefect import flows_ready, prepare_prefect
 from cli.options import (
     ClusterOptions,
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 EXAMPLES = """Examples:
 
 - `ahvault backup`
-- `ahvault backup web01 db01`
-- `ahvault backup --exclude files01 --job nightly --json`
+- `ahvault backup web01 'db*'`
+- `ahvault backup --job nightly.yaml`
+- `ahvault backup --category Environment/production --exclude files01 --job nightly --json`
 """
 
 
@@ -46,24 +47,35 @@ def backup(
     workers: WorkerOptions,
     vms: Annotated[
         list[str] | None,
-        typer.Argument(help="VMs by name or id; by default every VM.", metavar="[VM]..."),
+        typer.Argument(
+            help="VMs by name, id or name pattern; by default every VM.", metavar="[VM]..."
+        ),
+    ] = None,
+    category: Annotated[
+        list[str] | None,
+        typer.Option(help="Also every VM of this category; may be repeated.", metavar="KEY/VALUE"),
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(help="A VM to leave out; may be repeated.", metavar="VM"),
+        typer.Option(
+            help="A VM to leave out, by name, id or name pattern; may be repeated.", metavar="VM"
+        ),
     ] = None,
     job: Annotated[
-        str, typer.Option(help="Name of the job. Incrementals follow on points of the same job.")
-    ] = "adhoc",
+        str | None,
+        typer.Option(
+            help="A YAML file that holds the whole job, or a name for it: incrementals follow on "
+            "points of the same job, `adhoc` by default.",
+            metavar="FILE|NAME",
+        ),
+    ] = None,
     parallel_vms: Annotated[
-        int, typer.Option(min=1, max=64, help="How many VMs are processed at the same time.")
-    ] = 2,
+        int | None,
+        typer.Option(min=1, max=64, help="How many VMs are processed at the same time."),
+    ] = None,
     consistency: Annotated[
-        str, typer.Option(help="What to ask of the cluster: crash or application.")
-    ] = "crash",
-    job_file: Annotated[
-        Path | None,
-        typer.Option(help="Take the whole job from a YAML file instead.", metavar="FILE"),
+        str | None,
+        typer.Option(help="What to ask of the cluster: crash or application."),
     ] = None,
 ) -> None:
     """Back up VMs: one new restore point each, incremental wherever that is possible.
@@ -76,24 +88,30 @@ def backup(
     settings = load_settings(common, cluster, repository, workers)
     output = open_output(as_json=common.as_json)
     prepare_prefect(verbose=common.verbose)
-    definition = (
-        _job_of_file(job_file, vms)
-        if job_file is not None
-        else _define_job(job, vms or [], exclude or [], parallel_vms, consistency)
+    options = JobOptions(
+        job=job,
+        vms=vms or (),
+        categories=category or (),
+        exclude=exclude or (),
+        parallel_vms=parallel_vms,
+        consistency=consistency,
     )
-    result = run_backup(settings, definition)
+    result = run_backup(settings, chosen_job(options), all_must_be_known=options.path is None)
     output.result(session_as_data(result), lambda: view_session(result))
     if result.status in ("failed", "stopped"):
         raise typer.Exit(ExitCode.FAILED)
 
 
-def run_backup(settings: Settings, job: BackupJob) -> SessionResult:
+def run_backup(
+    settings: Settings, job: BackupJob, *, all_must_be_known: bool = False
+) -> SessionResult:
     """Run one session to its end and return what it did, also when VMs failed.
 
-    `prepare_prefect` must have been called. What is wrong with the settings, the login or a VM's
-    name is found before the embedded server is waited for.
+    `prepare_prefect` must have been called. What is wrong with the settings, the login or the scope
+    is found before the embedded server is waited for. With `all_must_be_known`, one name that
+    the cluster does not know is reason enough not to begin: somebody is there to correct it.
     """
-    _look_before(settings, job)
+    _look_before(settings, job, all_must_be_known=all_must_be_known)
     from flows.backup import backup as session_flow
     from jobs import SessionFailed, observed_by
 
@@ -109,33 +127,11 @@ def run_backup(settings: Settings, job: BackupJob) -> SessionResult:
             return failed.result
 
 
-def _look_before(settings: Settings, job: BackupJob) -> None:
+def _look_before(settings: Settings, job: BackupJob, *, all_must_be_known: bool) -> None:
+    from jobs import choose_vms
+
     workers_block(settings)
     with open_repository(settings), open_cluster(settings) as client:
-        client.clusters()
-        for name in (*job.scope.vms, *job.scope.exclude.vms):
-            client.find_vm(name)
-
-
-def _job_of_file(path: Path, vms: list[str] | None) -> BackupJob:
-    from jobs import JobInvalid, read_job_file
-
-    if vms:
-        raise JobInvalid(
-            "scope", f"VMs are named on the command line and in {path}; name them once"
-        )
-    return read_job_file(path).job()
-
-
-def _define_job(
-    name: str, vms: list[str], exclude: list[str], parallel_vms: int, consistency: str
-) -> BackupJob:
-    from jobs import parse_job
-
-    fields = {
-        "name": name,
-        "scope": {"vms": vms, "exclude": {"vms": exclude}},
-        "parallel_vms": parallel_vms,
-        "consistency": consistency,
-    }
-    return parse_job(fields, place="the command line").job()
+        chosen = choose_vms(client, job.scope)
+    if all_must_be_known and chosen.errors:
+        raise chosen.errors[0]

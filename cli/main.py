@@ -20,6 +20,7 @@ from cli import (
     export,
     forget,
     give_up,
+    plan,
     points,
     repair,
     repo,
@@ -30,6 +31,7 @@ from cli import (
     sessions,
     simulator,
     status,
+    stop,
     throttle,
     verify,
     vms,
@@ -52,7 +54,9 @@ app = typer.Typer(
 app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("vms", epilog=vms.EXAMPLES)(vms.vms)
+app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
 app.command("backup", epilog=backup.EXAMPLES)(backup.backup)
+app.command("stop", epilog=stop.EXAMPLES)(stop.stop)
 app.command("points", epilog=points.EXAMPLES)(points.points)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("sessions", epilog=sessions.EXAMPLES)(sessions.sessions)

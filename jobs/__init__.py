@@ -35,7 +35,7 @@ from jobs.hooks import HookFacts, run_hook
 from jobs.job_file import ScheduledJob, parse_job, read_job_file
 from jobs.journal import Entry, Journal
 from jobs.known_jobs import KnownJob, known_jobs, remember_job, retire_job
-from jobs.leases import this_machine
+from jobs.leases import Lease, running_sessions, this_machine
 from jobs.markdown import session_markdown, vm_cells
 from jobs.model import BackupJob, WorkerSpec
 from jobs.move_plans import MoveDisk, MovePlan, pack_attachment
@@ -43,6 +43,8 @@ from jobs.move_watch import RunPhase, await_move
 from jobs.mover import Mover, carrying_out
 from jobs.moves import MoveResult, Moves, move_id_of
 from jobs.moving import WorkersTried, worker_failure
+from jobs.plan import plan_session
+from jobs.planned import PlannedDisk, PlannedVm, SessionPlan
 from jobs.policies import (
     BackupWindow,
     BeforeHook,
@@ -141,6 +143,7 @@ __all__ = [
     "JobInvalid",
     "Journal",
     "KnownJob",
+    "Lease",
     "LeftOut",
     "Leftover",
     "LimitInForce",
@@ -159,6 +162,8 @@ __all__ = [
     "NullObserver",
     "Observer",
     "Observers",
+    "PlannedDisk",
+    "PlannedVm",
     "Protection",
     "ReadCause",
     "ReadMethod",
@@ -175,6 +180,7 @@ __all__ = [
     "Selection",
     "Session",
     "SessionFailed",
+    "SessionPlan",
     "SessionResult",
     "SessionStopped",
     "SharedLimits",
@@ -254,6 +260,7 @@ __all__ = [
     "parse_rule",
     "plan_alert",
     "plan_reads",
+    "plan_session",
     "rank_workers",
     "read_drains",
     "read_job_file",
@@ -268,6 +275,7 @@ __all__ = [
     "retention_markdown",
     "retire_job",
     "run_hook",
+    "running_sessions",
     "session_attempts",
     "session_markdown",
     "session_text",

@@ -107,6 +107,19 @@ def living_jobs(records: LiveRecords, clock: Clock) -> set[str]:
     return {str(record.get("job")) for key, record in listed.items() if key in alive}
 
 
+def running_sessions(records: LiveRecords, clock: Clock) -> list[Lease]:
+    """The leases of the sessions that may still be working, oldest first; unreadable ones are left out."""
+    leases = []
+    for record in records.list(LEASES).records.values():
+        try:
+            lease = Lease.model_validate(record)
+        except ValidationError:
+            continue
+        if lease.is_alive(clock.now()):
+            leases.append(lease)
+    return sorted(leases, key=lambda lease: lease.started_at)
+
+
 def is_alive(records: LiveRecords, session_id: str, clock: Clock) -> bool:
     """Whether one session may still be working, judged by its lease as it is now."""
     try:

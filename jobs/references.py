@@ -14,16 +14,57 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any, Protocol
 
 from jobs.extents import ReadCause
 from jobs.marks import repository_prefix
+from jobs.model import BackupJob
 from jobs.reconcile import newest_points
 from jobs.session import BackupSession
-from jobs.snapshots import DiskSnapshot, Snapshot
-from nutanix import DiskRecoveryPointRef, NotFound
-from repository import DiskRecord, RestorePoint
+from jobs.snapshots import Snapshot
+from nutanix import AhvClient, DiskRecoveryPointRef, NotFound
+from repository import DiskRecord, Repository, RestorePoint
 
 log = logging.getLogger(__name__)
+
+
+class Inquiry(Protocol):
+    """Who asks what a VM builds on: a session, or the preview of one."""
+
+    @property
+    def client(self) -> AhvClient: ...
+    @property
+    def repository(self) -> Repository: ...
+    @property
+    def job(self) -> BackupJob: ...
+
+
+class SeenDisk(Protocol):
+    """A disk of a VM: in a snapshot, or as it is now."""
+
+    @property
+    def disk_id(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def size_bytes(self) -> int: ...
+
+
+class SeenVm(Protocol):
+    """A VM at one moment: a snapshot, or how it is now."""
+
+    @property
+    def vm_id(self) -> str: ...
+    @property
+    def vm_name(self) -> str: ...
+    @property
+    def cluster_id(self) -> str: ...
+    @property
+    def created_at(self) -> datetime: ...
+    @property
+    def disks(self) -> Sequence[SeenDisk]: ...
+    @property
+    def vm_config(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +104,7 @@ class Reference:
         return DiskRecoveryPointRef.model_validate(facts)
 
 
-def find_reference(session: BackupSession, snapshot: Snapshot) -> Reference:
+def find_reference(session: Inquiry, snapshot: SeenVm) -> Reference:
     """The newest restore point of this VM in this job, and whether its recovery point still stands.
 
     A reference is one recovery point per VM and job (N4), named by the commit record itself (N8).
@@ -102,7 +143,7 @@ def newest_before(
     return own[-1] if own else None
 
 
-def find_predecessor(session: BackupSession, snapshot: Snapshot) -> RestorePoint | None:
+def find_predecessor(session: Inquiry, snapshot: SeenVm) -> RestorePoint | None:
     """The last restore point of the VM that this one evidently was, under another id (B table).
 
     A move to another cluster can change a VM's id. Two VMs are never taken for one: the earlier VM
@@ -120,7 +161,7 @@ def find_predecessor(session: BackupSession, snapshot: Snapshot) -> RestorePoint
     return fitting[0] if len(fitting) == 1 else None
 
 
-def _fits(session: BackupSession, point: RestorePoint, snapshot: Snapshot) -> bool:
+def _fits(session: Inquiry, point: RestorePoint, snapshot: SeenVm) -> bool:
     if point.vm_id == snapshot.vm_id or point.vm_name != snapshot.vm_name:
         return False
     if _differ(point, snapshot, "biosUuid"):
@@ -135,7 +176,7 @@ def _fits(session: BackupSession, point: RestorePoint, snapshot: Snapshot) -> bo
 
 
 def comparable_disks(
-    point: RestorePoint, disks: Sequence[DiskSnapshot], *, by_place: bool
+    point: RestorePoint, disks: Sequence[SeenDisk], *, by_place: bool
 ) -> dict[str, DiskRecord]:
     """What each disk may be compared with by digest: the disk of its id, never that of its slot.
 
@@ -155,13 +196,13 @@ def comparable_disks(
     return {disk_id: base for disk_id, base in bases.items() if base is not None}
 
 
-def _replaced(point: RestorePoint, disks: Sequence[DiskSnapshot]) -> frozenset[str]:
+def _replaced(point: RestorePoint, disks: Sequence[SeenDisk]) -> frozenset[str]:
     current = {disk.disk_id for disk in disks}
     left = {disk.label for disk in point.disks if disk.disk_id not in current}
     return frozenset(disk.disk_id for disk in disks if disk.label in left)
 
 
-def _distrust(point: RestorePoint, snapshot: Snapshot) -> ReadCause | None:
+def _distrust(point: RestorePoint, snapshot: SeenVm) -> ReadCause | None:
     """Moved, or put back to an earlier state: then the id of a disk does not vouch for its history.
 
     A VM's generation id changes with every revert and restore in place, as guests rely on; it is
@@ -174,13 +215,13 @@ def _distrust(point: RestorePoint, snapshot: Snapshot) -> ReadCause | None:
     return None
 
 
-def _differ(point: RestorePoint, snapshot: Snapshot, name: str) -> bool:
+def _differ(point: RestorePoint, snapshot: SeenVm, name: str) -> bool:
     """Whether both configurations have this field, and not the same."""
     before, now = point.vm_config.get(name), snapshot.vm_config.get(name)
     return bool(before and now and before != now)
 
 
-def _standing(session: BackupSession, point: RestorePoint) -> str | None:
+def _standing(session: Inquiry, point: RestorePoint) -> str | None:
     """The recovery point that a restore point came from, if it is still on the cluster."""
     recovery_point_id = point.source.get("recovery_point_id")
     if recovery_point_id is None:

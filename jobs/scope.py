@@ -54,6 +54,8 @@ class ChosenVms:
     """Named VMs that the scope wants and the cluster cannot tell, with its error. They count as failed."""
     warnings: tuple[str, ...] = ()
     """Categories, clusters, exclusions and rules that name what is not there."""
+    errors: tuple[NutanixError | JobInvalid, ...] = ()
+    """The same and the unknown VMs, for somebody who can correct them at once."""
 
 
 def choose_vms(
@@ -87,25 +89,33 @@ def choose_vms(
     if not taken:
         wanted.raise_first()
         raise NothingToBackUp(scope.describe())
+    told = [
+        *(each for each in wanted.problems if each.kind != "vms"),
+        # A pattern that keeps nothing out is no mistake: it may be there for later.
+        *(each for each in excluded.problems if each.kind != "name_patterns"),
+        *(each for _, found in rules for each in found.problems),
+    ]
+    unknown_vms = {
+        each.name: each.error for each in wanted.problems if isinstance(each.error, NutanixError)
+    }
     return ChosenVms(
         targets=tuple(
             VmTarget(vm.id, vm.name, _size_bytes(vm), _rule_for(vm, rules)) for vm in taken
         ),
         left_out=tuple(LeftOut(vm.id, vm.name, reasons[vm.id]) for vm in vms if vm.id in reasons),
-        unknown_vms={
-            each.name: each.error
-            for each in wanted.problems
-            if isinstance(each.error, NutanixError)
-        },
-        warnings=tuple(
-            f"{each.place}: {each}"
-            for each in (
-                *(each for each in wanted.problems if each.kind != "vms"),
-                # A pattern that keeps nothing out is no mistake: it may be there for later.
-                *(each for each in excluded.problems if each.kind != "name_patterns"),
-                *(each for _, found in rules for each in found.problems),
-            )
-        ),
+        unknown_vms=unknown_vms,
+        warnings=tuple(f"{each.place}: {each}" for each in told),
+        errors=(*unknown_vms.values(), *(each.error for each in told)),
+    )
+
+
+def why_no_disk(rule: DiskRule, vm: Vm) -> str | None:
+    """Why a VM that has disks would have a restore point without one, or None."""
+    labels = [disk.label for disk in vm.data_disks]
+    if not labels or any(rule.takes(label) for label in labels):
+        return None
+    return (
+        f"the job's disk rules take none of the disks of {vm.name}, which are {', '.join(labels)}"
     )
 
 

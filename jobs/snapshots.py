@@ -18,9 +18,10 @@ from jobs.attached_groups import (
     capture_groups,
     choose_groups,
 )
-from jobs.errors import ConsistencyNotReached, SnapshotIncomplete, VmBusy
+from jobs.errors import ConsistencyNotReached, JobInvalid, SnapshotIncomplete, VmBusy
 from jobs.journal import Entry, read_journal
 from jobs.reconcile import committed_sources
+from jobs.scope import why_no_disk
 from jobs.session import BackupSession
 from jobs.space import check_containers
 from nutanix import (
@@ -97,7 +98,8 @@ def take_snapshot(session: BackupSession, vm_id: str) -> Snapshot:
     record comes to name it. Calling again after a failure resends the same request id, so that at
     most one recovery point comes of it. A cluster that refuses volume groups in it, or application
     consistency, is asked for less, and the snapshot says what it lacks; `ConsistencyNotReached`
-    where the job will not have less. Also raises `VmBusy`, `SnapshotIncomplete` or `NutanixError`.
+    where the job will not have less. Also raises `VmBusy`, `SnapshotIncomplete`, `JobInvalid` or
+    `NutanixError`.
     """
     session.raise_if_stopped()
     vm = session.client.vm(vm_id)
@@ -105,6 +107,9 @@ def take_snapshot(session: BackupSession, vm_id: str) -> Snapshot:
     if session.job.consistency == "application" and not vm.can_vss:
         _require_policy(session, vm.name, "its guest tools cannot quiesce it")
     rule = session.disk_rule(vm.id)
+    nothing = why_no_disk(rule, vm)
+    if nothing is not None:
+        raise JobInvalid("disk_rules", nothing)
     groups = choose_groups(session.client, vm, are_wanted=rule.volume_groups)
     name = session.object_name(vm.name)
     entry = session.journal.intend("recovery-point", name, vm.id)

@@ -1,0 +1,76 @@
+"""Which job a command means: a file that holds it, or what was said on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jobs import BackupJob
+
+_FILE_SUFFIXES = (".yaml", ".yml")
+_WILDCARDS = frozenset("*?[")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """What a command line says of a job."""
+
+    job: str | None
+    """A job file by its suffix, else a name."""
+    vms: Sequence[str] = ()
+    categories: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    parallel_vms: int | None = None
+    consistency: str | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """The job file, if one was named."""
+        is_file = self.job is not None and self.job.endswith(_FILE_SUFFIXES)
+        return Path(self.job) if self.job is not None and is_file else None
+
+
+def chosen_job(options: JobOptions) -> BackupJob:
+    """The job to run. Raises `JobInvalid`, also where a file and options both say what it is."""
+    from jobs import JobInvalid, parse_job, read_job_file
+
+    if options.path is not None:
+        said = _said_besides(options)
+        if said is not None:
+            raise JobInvalid(said, f"{options.path} is the whole job; say it there")
+        return read_job_file(options.path).job()
+    fields = {
+        "name": options.job,
+        "scope": {
+            **_selection(options.vms, options.categories),
+            "exclude": _selection(options.exclude),
+        },
+        "parallel_vms": options.parallel_vms,
+        "consistency": options.consistency,
+    }
+    given = {name: value for name, value in fields.items() if value is not None}
+    return parse_job(given, place="the command line").job()
+
+
+def _said_besides(options: JobOptions) -> str | None:
+    said = {
+        "VM": options.vms,
+        "--category": options.categories,
+        "--exclude": options.exclude,
+        "--parallel-vms": options.parallel_vms,
+        "--consistency": options.consistency,
+    }
+    return next((name for name, value in said.items() if value), None)
+
+
+def _selection(names: Sequence[str], categories: Sequence[str] = ()) -> dict[str, list[str]]:
+    """VMs by name, or by pattern where a name holds a wildcard."""
+    patterns = [name for name in names if _WILDCARDS & set(name)]
+    return {
+        "vms": [name for name in names if name not in patterns],
+        "name_patterns": patterns,
+        "categories": list(categories),
+    }
