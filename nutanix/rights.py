@@ -99,6 +99,8 @@ RIGHTS = (
           makes="vmm:ahv:config:vm"),
     Right("Power On Virtual Machine", "starting workers", "POST", "vmm", f"{_VM}/$actions/power-on"),
     Right("Power Off Virtual Machine", "stopping workers", "POST", "vmm", f"{_VM}/$actions/power-off"),
+    Right("Shutdown Virtual Machine", "stopping workers gently", "POST", "vmm",
+          f"{_VM}/$actions/shutdown", is_vital=False),
     Right("Delete Virtual Machine", "removing a failed restore", "DELETE", "vmm", _VM),
 )  # fmt: skip
 """What backups and restores call."""

@@ -69,13 +69,15 @@ def test_a_repository_url_with_a_scheme_is_left_alone(file: Path) -> None:
 
 
 def test_workers_have_a_short_form() -> None:
-    """`VM` and `VM=ROOT` are as good as tables, by flag and by variable."""
-    by_flag = load(WorkerOptions(workers=["w1", "w2=/srv/dev"]))
-    by_variable = load(AHVAULT_WORKERS="w1, w2=/srv/dev")
+    """`VM`, `VM=ROOT` and `VM=iscsi` are as good as tables, by flag and by variable."""
+    by_flag = load(WorkerOptions(workers=["w1", "w2=/srv/dev", "host=iscsi"]))
+    by_variable = load(AHVAULT_WORKERS="w1, w2=/srv/dev,host=iscsi")
     assert by_flag.workers == by_variable.workers
-    assert [(worker.vm, str(worker.device_root)) for worker in by_flag.workers] == [
-        ("w1", "/dev"),
-        ("w2", "/srv/dev"),
+    told = [(each.vm, each.access, str(each.device_root)) for each in by_flag.workers]
+    assert told == [
+        ("w1", "direct", "/dev"),
+        ("w2", "direct", "/srv/dev"),
+        ("host", "iscsi", "/dev"),
     ]
 
 
