@@ -26,6 +26,7 @@ from cli import (
     repo,
     restore,
     retention,
+    scale,
     serve,
     session,
     sessions,
@@ -77,6 +78,7 @@ app.command("give-up", epilog=give_up.EXAMPLES)(give_up.give_up)
 app.add_typer(repo.app, name="repo")
 app.add_typer(throttle.app, name="throttle")
 app.add_typer(workers.app, name="workers")
+app.add_typer(scale.app, name="scale")
 app.command("simulator", epilog=simulator.EXAMPLES)(simulator.simulator)
 
 

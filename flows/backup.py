@@ -35,6 +35,7 @@ from tasks import (
     current_story,
     ending,
     find_reference,
+    heeding_cancel,
     move_disks,
     plan_reads,
     prepare_workers,
@@ -82,6 +83,7 @@ def backup(
         job: What is protected, and how.
     """
     with ExitStack() as stack:
+        cancelled = stack.enter_context(heeding_cancel())
         session = stack.enter_context(
             open_backup_session(
                 client=stack.enter_context(cluster.client()),
@@ -94,6 +96,7 @@ def backup(
                 queue_check=queue_check_of(repository=repository, cluster=cluster),
             )
         )
+        cancelled.then(lambda: session.wind_down("it was cancelled in Prefect", at_once=True))
         stack.enter_context(working_in(session, repository=repository, cluster=cluster))
         cleaned = clean_up_leftovers()
         vms = select_vms(prepare_workers())

@@ -17,14 +17,14 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.logging.loggers import flow_run_logger
 
 from blocks import AhvCluster, BackupRepository
-from tasks import remove_what_was_left
+from tasks import confirm_cancelled, remove_what_was_left
 
 log = logging.getLogger(__name__)
 
 B = TypeVar("B", bound=Block)
 
 
-def release_what_is_left(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001 - Prefect calls it with these names
+def release_what_is_left(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Remove from the cluster what this run left. Never raises: the janitor is behind it."""
     told = flow_run_logger(flow_run, flow)
     try:
@@ -35,8 +35,12 @@ def release_what_is_left(flow: Flow[Any, Any], flow_run: FlowRun, state: State[A
         )
         for text in removed:
             told.info("Removed %s", text)
+    except TypeError as error:  # Blocks that no process but the run's own had: it cleans up itself.
+        log.debug("%s", error)
     except Exception as error:  # noqa: BLE001 - a hook has nobody to raise to
         told.warning("What this run left stays for the janitor or the next session: %s", error)
+    if state.is_cancelling():
+        confirm_cancelled(flow_run.id)
 
 
 def _block(kind: type[B], value: Any) -> B:

@@ -26,6 +26,7 @@ from tasks import (
     clean_up_leftovers,
     create_restored_vm,
     filled_disks,
+    heeding_cancel,
     power_on_vm,
     prepare_workers,
     progress_artifact,
@@ -70,6 +71,7 @@ def restore_vm(
             fails.
     """
     with ExitStack() as stack:
+        cancelled = stack.enter_context(heeding_cancel())
         client = stack.enter_context(cluster.client())
         store = stack.enter_context(repository.open())
         point = store.point(point_id)
@@ -85,6 +87,7 @@ def restore_vm(
                 queue_check=queue_check_of(repository=repository, cluster=cluster),
             )
         )
+        cancelled.then(session.stop.set)
         stack.enter_context(working_in(session, repository=repository, cluster=cluster))
         story = VmStory.begin(point.vm_id, vm_name, clock=session.clock, observer=session.observer)
         stack.enter_context(told_to_the_end(story))

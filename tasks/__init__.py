@@ -1,5 +1,6 @@
 """The steps that flows are made of, each retryable on its own: thin shells over `jobs`."""
 
+from tasks.cancel import confirm_cancelled, heeding_cancel
 from tasks.context import (
     current_backup,
     current_session,
@@ -44,6 +45,7 @@ __all__ = [
     "clean_up_leftovers",
     "collect_garbage",
     "commit_point",
+    "confirm_cancelled",
     "create_restored_vm",
     "current_backup",
     "current_session",
@@ -51,6 +53,7 @@ __all__ = [
     "ending",
     "filled_disks",
     "find_reference",
+    "heeding_cancel",
     "judge_backups",
     "move_all_disks",
     "move_disks",
