@@ -47,6 +47,7 @@ _DISK_COLUMNS = (
     Column("READ", is_number=True),
     Column("STORED", is_number=True),
     Column("METHOD"),
+    Column("FULLY READ"),
     Column("WHY", can_wrap=True),
 )
 
@@ -183,5 +184,6 @@ def _disk_row(disk: DiskRecord, short_id: str) -> tuple[str, ...]:
         human_bytes(disk.figures.read_bytes),
         human_bytes(disk.figures.stored_bytes),
         disk.read_method,
+        str(disk.source_facts.get("fully_read_at") or "-")[:10],
         disk.read_reason,
     )

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from jobs.errors import SnapshotIncomplete
-from nutanix import AhvClient, DiskRecoveryPointRef, RecoveryPoint, Vm, VolumeDisk, VolumeGroup
+from nutanix import (
+    AhvClient,
+    DiskRecoveryPointRef,
+    NotFound,
+    RecoveryPoint,
+    Vm,
+    VolumeDisk,
+    VolumeGroup,
+)
 
 RULED_OUT = "left out by a disk rule of the job"
 GROUPS_MAX = 29
@@ -64,7 +72,11 @@ def choose_groups(client: AhvClient, vm: Vm, *, are_wanted: bool = True) -> Grou
     taken: list[VolumeGroup] = []
     left_out: list[tuple[str, str]] = []
     for group_id in vm.volume_group_ids:
-        group = client.volume_group(group_id)
+        try:
+            group = client.volume_group(group_id)
+        except NotFound:  # Detached and deleted since the VM was read; the captured VM will tell.
+            left_out.append((group_id, f"volume group {group_id}: it was deleted at that moment"))
+            continue
         others = [each for each in client.vm_attachments(group_id) if each.vm_id != vm.id]
         reason = _why_not(group, other_count=len(others)) if are_wanted else RULED_OUT
         if reason is None and len(taken) == GROUPS_MAX:

@@ -208,7 +208,8 @@ def _distrust(point: RestorePoint, snapshot: SeenVm) -> ReadCause | None:
     A VM's generation id changes with every revert and restore in place, as guests rely on; it is
     compared where both configurations have one (`nutanix-v4 §12`).
     """
-    if point.source.get("cluster_id") not in (None, snapshot.cluster_id):
+    before = point.source.get("cluster_id")
+    if before and snapshot.cluster_id and before != snapshot.cluster_id:
         return ReadCause.VM_MOVED
     if _differ(point, snapshot, "generationUuid"):
         return ReadCause.VM_REVERTED
