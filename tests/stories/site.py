@@ -301,7 +301,7 @@ def open_site(folder: Path, seed: str) -> Iterator[Site]:
     """A cluster with eight guests, one with a volume group, and an empty repository."""
     clock = StoryClock()
     with (
-        Simulator(size=0.02, settings=QUICK) as simulator,
+        Simulator(size=0.02, settings=QUICK, further_clusters=["second-cluster"]) as simulator,
         DoubtfulClient(_connection(simulator)) as client,
         Repository.create(f"file://{folder}/repository", clock=clock) as repository,
     ):
