@@ -73,6 +73,7 @@ class SecondReader:
         self.chunk_id_key, self.record_key, self.meta_key, self.data_key = (
             hkdf(master, self.id, purpose) for purpose in purposes
         )
+        self.moved = None
 
     def refuse_unknown_features(self):
         needed = set(self.about["features"]["read"])
@@ -114,6 +115,26 @@ class SecondReader:
         cipher = AESGCM(hkdf(self.meta_key, stored[8:24], "object"))
         return cipher.decrypt(bytes(12), stored[24:], name.encode())
 
+    def record(self, name, kind):
+        """The body of a record that is keyed."""
+        plain = self.open_object(name, (self.root / name).read_bytes())
+        record = open_record(plain, kind, self.record_key)
+        check(record["repository"] == self.about["repository"], f"repository of {name}")
+        return record["body"]
+
+    def table(self, reference, kind):
+        """A Parquet object that something refers to by its digest."""
+        stored = (self.root / reference["key"]).read_bytes()
+        check(len(stored) == reference["size_bytes"], f"size of {reference['key']}")
+        check(hashlib.sha256(stored).hexdigest() == reference["sha256"], reference["key"])
+        return self.opened_table(reference["key"], stored, kind)
+
+    def opened_table(self, name, stored, kind):
+        file = pq.ParquetFile(io.BytesIO(self.open_object(name, stored)))
+        document = json.loads(file.metadata.metadata[b"ahvault"])
+        check((document["format"], document["kind"]) == (1, kind), f"{kind} of format 1")
+        return file, document
+
     def points(self):
         """The commit records, oldest first within each VM, forgotten ones left out."""
         found = []
@@ -121,11 +142,9 @@ class SecondReader:
             if path.name.startswith(".") or self.is_forgotten(path):
                 continue
             name = path.relative_to(self.root).as_posix()
-            plain = self.open_object(name, path.read_bytes())
-            record = open_record(plain, "point", self.record_key)
-            check(record["repository"] == self.about["repository"], f"repository of {name}")
-            check(path.stem.rpartition("-")[2] == record["body"]["id"], f"id of {name}")
-            found.append(record["body"])
+            body = self.record(name, "point")
+            check(path.stem.rpartition("-")[2] == body["id"], f"id of {name}")
+            found.append(body)
         return found
 
     def is_forgotten(self, path):
@@ -135,20 +154,42 @@ class SecondReader:
         ranked = [(int(number), state == "restored", state) for number, state in marks]
         return bool(ranked) and max(ranked)[2] in ("forgotten", "lost")
 
-    def layers(self, disk):
-        """The layers of a disk, base first, as (Parquet file, its document)."""
-        for reference in disk["maps"]:
-            stored = (self.root / reference["key"]).read_bytes()
-            check(len(stored) == reference["size_bytes"], f"size of {reference['key']}")
-            check(hashlib.sha256(stored).hexdigest() == reference["sha256"], reference["key"])
-            table = pq.ParquetFile(io.BytesIO(self.open_object(reference["key"], stored)))
-            document = json.loads(table.metadata.metadata[b"ahvault"])
-            check((document["format"], document["kind"]) == (1, "map"), "map of format 1")
-            yield table, document
+    def gone(self):
+        """Packs that collection has deleted, or has decided to (page: Reading a disk)."""
+        plans = sorted(self.root.glob("gc/*/plan.json"))
+        if not plans:
+            return set()
+        folder = f"gc/{plans[-1].parent.name}"
+        lists = [self.record(f"{folder}/plan.json", "gc-plan")["gone"]]
+        if (self.root / folder / "outcome.json").exists():
+            lists.append(self.record(f"{folder}/outcome.json", "gc-outcome")["swept"])
+        names = []
+        for reference in filter(None, lists):
+            table, _ = self.table(reference, "list")
+            names += table.read(use_threads=False)["name"].to_pylist()
+        return {bytes.fromhex(name[8:]) for name in names if name.startswith("data/")}
+
+    def move(self, place):
+        """Where a chunk lies now: the segments say it for packs that are gone or bad."""
+        if self.moved is None:
+            bad = {path.stem for path in self.root.glob("quarantine/*.json")}
+            self.avoided = self.gone() | {bytes.fromhex(name) for name in bad if len(name) == 32}
+            self.moved = {}
+            for path in self.root.glob("index/*.parquet") if self.avoided else ():
+                segment, _, digest = path.stem.partition("-")
+                if segment not in bad:
+                    stored = path.read_bytes()
+                    check(hashlib.sha256(stored).hexdigest() == digest, path.name)
+                    table, _ = self.opened_table(f"index/{segment}-.parquet", stored, "segment")
+                    for row in table.read(use_threads=False).to_pylist():
+                        if row["pack"] not in self.avoided:
+                            found = (row["id"], row["pack"], row["offset"], row["length"])
+                            self.moved[row["id"]] = found
+        return self.moved.get(place[0], place) if place[1] in self.avoided else place
 
     def windows(self, disk):
         """Per window a list of (id, pack, offset, length), proven against digests and root."""
-        layers = list(self.layers(disk))
+        layers = [self.table(reference, "map") for reference in disk["maps"]]
         chunks = -(-disk["size_bytes"] // disk["chunk_size_bytes"])
         digests = [bytes.fromhex(digest) for digest in layers[-1][1]["windows"]]
         check(len(digests) == -(-chunks // WINDOW), "number of windows")
@@ -162,7 +203,7 @@ class SecondReader:
                 self.overlay(table, start, rows)
             check(None not in rows, f"a layer for every chunk of window {number}")
             check(blake3(b"".join(row[0] for row in rows)).digest() == digest, f"window {number}")
-            yield rows
+            yield [self.move(row) for row in rows]
 
     def overlay(self, table, start, rows):
         """Put a layer's rows of one window over those below; a row group is one window."""
