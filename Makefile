@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help demo test test-long check format bench lock clean
+.PHONY: help demo test test-long check format bench scale lock clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
@@ -42,6 +42,9 @@ test-long: $(READY) ## the long proofs
 
 bench: $(READY)  ## engine speed beside zstd over the same bytes
 	$(BIN)/python -m tests.bench $(ARGS)
+
+scale: $(READY)  ## many machines on this one: Prefect on PostgreSQL, a Prefect worker per worker VM
+	$(BIN)/python -m tests.scale $(ARGS)
 
 format: $(READY) ## apply the formatter and the safe lint fixes
 	$(BIN)/ruff format .
