@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -22,7 +21,6 @@ from simulator import Simulator
 
 pytestmark = [pytest.mark.prefect, pytest.mark.xdist_group("cli-prefect")]
 
-MiB = 1024 * 1024
 SERVER_START_S_MAX = 90.0
 
 
@@ -193,21 +191,11 @@ def test_a_restore_over_an_existing_vm_is_refused(ended, store: Path) -> None:
     assert "Traceback" not in err
 
 
-@pytest.fixture
-def heavy(cluster: Simulator) -> None:
-    """So much new data in web01 that its transfer takes seconds."""
-    cluster.story.grow_disk("web01", 640 * MiB)
-    noise = random.Random(1).randbytes(16 * MiB)
-    for number in range(32):
-        changed = number.to_bytes(4) + noise[4:]
-        for part in range(0, len(changed), MiB):
-            piece = number.to_bytes(4) + changed[part + 4 : part + MiB]
-            cluster.story.write_raw("web01", 64 * MiB + number * 16 * MiB + part, piece)
-
-
-def start_transfer(ahvault_process: Start) -> subprocess.Popen[str]:
-    """`ahvault backup web01` up to the moment when the disks are attached and read."""
-    child = ahvault_process(["backup", "web01"])
+def start_transfer(ahvault_process: Start, folder: Path) -> subprocess.Popen[str]:
+    """A backup of web01, so slow that it is never done first, up to the moment when its disks are read."""
+    job = folder / "slow.yaml"
+    job.write_text("{ name: adhoc, scope: { vms: [web01] }, limits: { mbit_per_s: 1 } }\n")
+    child = ahvault_process(["backup", "--job-file", str(job)])
     assert child.stderr is not None
     for line in child.stderr:
         if "disks attached" in line:
@@ -220,10 +208,15 @@ def start_transfer(ahvault_process: Start) -> subprocess.Popen[str]:
     [(signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, ExitCode.TERMINATED)],
 )
 def test_stopped_in_mid_transfer(
-    ahvault_process, store: Path, cluster: Simulator, heavy: None, number: int, code: ExitCode
+    ahvault_process,
+    store: Path,
+    cluster: Simulator,
+    tmp_path: Path,
+    number: int,
+    code: ExitCode,
 ) -> None:
     """Nothing of the run is left on the cluster, the repository is sound, no restore point is made."""
-    child = start_transfer(ahvault_process)
+    child = start_transfer(ahvault_process, tmp_path)
     child.send_signal(number)
     _, err = child.communicate(timeout=60)
     assert child.returncode == code, err
@@ -236,10 +229,10 @@ def test_stopped_in_mid_transfer(
 
 
 def test_killed_in_mid_transfer(
-    ahvault_process, ended, store: Path, cluster: Simulator, heavy: None
+    ahvault_process, ended, store: Path, cluster: Simulator, tmp_path: Path
 ) -> None:
     """After kill -9 the next run cleans the cluster up, says so, and succeeds."""
-    child = start_transfer(ahvault_process)
+    child = start_transfer(ahvault_process, tmp_path)
     child.kill()
     child.communicate(timeout=60)
     assert left_on_cluster(cluster) != NOTHING
@@ -285,10 +278,10 @@ def test_doctor_says_what_is_missing(
 
 
 def test_clean_removes_what_a_kill_left_and_sessions_remembers(
-    ahvault_process, ended, store: Path, cluster: Simulator, heavy: None
+    ahvault_process, ended, store: Path, cluster: Simulator, tmp_path: Path
 ) -> None:
     """`clean --dry-run` names what is ours and touches nothing, `clean` removes it, a second finds nothing; history needs no server."""
-    child = start_transfer(ahvault_process)
+    child = start_transfer(ahvault_process, tmp_path)
     child.kill()
     child.communicate(timeout=60)
     left = left_on_cluster(cluster)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from blocks import AhvCluster, BackupRepository, BackupWorkers
 from flows.backup import backup
-from jobs import BackupJob, NullObserver, observed_by
+from jobs import BackupJob, NullObserver, TransferLimits, observed_by
 from repository import TransferCounters
 
 
@@ -46,7 +46,8 @@ def main() -> None:
             AhvCluster.model_validate(settings["cluster"]),
             BackupRepository.model_validate(settings["repository"]),
             BackupWorkers.model_validate(settings["workers"]),
-            BackupJob(name="nightly"),
+            # So slow that no VM is done before the signal is handled, however small its disks.
+            BackupJob(name="nightly", limits=TransferLimits(mbit_per_s=1)),
         )
 
 
