@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help demo test test-long check format bench scale lock clean
+.PHONY: help demo test test-long check format bench bench-session scale lock clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
@@ -45,6 +45,9 @@ bench: $(READY)  ## engine speed beside zstd over the same bytes
 
 scale: $(READY)  ## many machines on this one: Prefect on PostgreSQL, a Prefect worker per worker VM
 	$(BIN)/python -m tests.scale $(ARGS)
+
+bench-session: $(READY) ## what a session costs beside its transfers, by the number of VMs
+	$(BIN)/python -m tests.scale.bench $(ARGS)
 
 format: $(READY) ## apply the formatter and the safe lint fixes
 	$(BIN)/ruff format .

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
 
@@ -53,8 +54,19 @@ class Lease(BaseModel):
 class LeaseHolder:
     """Keeps the lease of one session: written at `open`, renewed by a thread, removed at `close`."""
 
-    def __init__(self, records: LiveRecords, *, session_id: str, job: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        records: LiveRecords,
+        *,
+        session_id: str,
+        job: str,
+        clock: Clock,
+        on_lapse: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_lapse` is called, once, when others may take this session for dead: it must stop then."""
         self._records, self._session_id, self._job, self._clock = records, session_id, job, clock
+        self._on_lapse = on_lapse
+        self._renewed_s = clock.monotonic_s()
         self._started_at = clock.now()
         self._ended = threading.Event()
 
@@ -70,6 +82,11 @@ class LeaseHolder:
 
     def _renew(self) -> None:
         while not self._ended.wait(LEASE_RENEWAL_S):
+            if self._clock.monotonic_s() - self._renewed_s > LEASE_LIFE.total_seconds():
+                # The store was away, or this process was frozen: what it held may be gone by now.
+                log.error("The session's lease has lapsed; the session stops")
+                self._on_lapse()
+                return
             try:
                 self._write()
             except RepositoryError as error:
@@ -85,7 +102,9 @@ class LeaseHolder:
             started_at=self._started_at,
             renewed_at=self._clock.now(),
         )
+        began_s = self._clock.monotonic_s()
         self._records.put(LEASES, self._session_id, lease.model_dump(mode="json"))
+        self._renewed_s = began_s
 
 
 def live_sessions(records: LiveRecords, clock: Clock) -> set[str]:

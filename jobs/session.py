@@ -192,7 +192,10 @@ def open_session(
     repository's own.
     """
     session_id, clock = str(uuid.uuid4()), clock or SystemClock()
-    lease = LeaseHolder(repository.live, session_id=session_id, job=job_name, clock=clock)
+    stop = threading.Event()
+    lease = LeaseHolder(
+        repository.live, session_id=session_id, job=job_name, clock=clock, on_lapse=stop.set
+    )
     journal = Journal(
         repository.live, session_id=session_id, cluster_url=client.connection.url, clock=clock
     )
@@ -205,7 +208,6 @@ def open_session(
         slots=slots,
         queue_check=queue_check,
     )
-    stop = threading.Event()
     with ExitStack() as stack:
         lease.open()
         stack.callback(lease.close)
