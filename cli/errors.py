@@ -7,6 +7,7 @@ CliError
 ├── PointUnknown       no restore point goes by that name
 ├── PointAmbiguous     more than one does
 ├── DiskUnknown        the restore point has no such disk
+├── BlockUnknown       the Prefect server has no notification block of that name
 ├── JobUnknown         no job of that name has run
 ├── KeyUnknown         no single key of the repository goes by that id
 ├── RuleUnknown        no throttle rule goes by that name
@@ -98,6 +99,17 @@ class DiskUnknown(CliError):
         self.disk, self.point, self.known = disk, point, tuple(known)
         super().__init__(
             f"Restore point {point} has no single disk {disk!r}. Its disks are: {', '.join(known)}."
+        )
+
+
+class BlockUnknown(CliError):
+    """The Prefect server has no block `slug`, written `TYPE/NAME`."""
+
+    def __init__(self, slug: str) -> None:
+        self.slug = slug
+        super().__init__(
+            f"The Prefect server has no block {slug!r}. `prefect block ls` lists them; the Blocks page "
+            "of its UI makes one."
         )
 
 

@@ -51,6 +51,7 @@ _BY_ERROR: dict[str, ExitCode] = {
     "cli.PointUnknown": ExitCode.NOT_FOUND,
     "cli.PointAmbiguous": ExitCode.NOT_FOUND,
     "cli.DiskUnknown": ExitCode.NOT_FOUND,
+    "cli.BlockUnknown": ExitCode.NOT_FOUND,
     "cli.JobUnknown": ExitCode.NOT_FOUND,
     "cli.KeyUnknown": ExitCode.NOT_FOUND,
     "cli.PassphraseMismatch": ExitCode.USAGE,

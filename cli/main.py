@@ -13,6 +13,7 @@ import typer
 
 from cli import (
     backup,
+    blocks,
     clean,
     collect,
     demo,
@@ -20,6 +21,8 @@ from cli import (
     export,
     forget,
     give_up,
+    metrics,
+    notifications,
     plan,
     points,
     repair,
@@ -60,8 +63,10 @@ app.command("backup", epilog=backup.EXAMPLES)(backup.backup)
 app.command("stop", epilog=stop.EXAMPLES)(stop.stop)
 app.command("points", epilog=points.EXAMPLES)(points.points)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
+app.command("blocks", epilog=blocks.EXAMPLES)(blocks.blocks)
 app.command("sessions", epilog=sessions.EXAMPLES)(sessions.sessions)
 app.command("status", epilog=status.EXAMPLES)(status.status)
+app.command("metrics", epilog=metrics.EXAMPLES)(metrics.metrics)
 app.command("clean", epilog=clean.EXAMPLES)(clean.clean)
 app.command("restore", epilog=restore.EXAMPLES)(restore.restore)
 app.command("export", epilog=export.EXAMPLES)(export.export)
@@ -73,6 +78,7 @@ app.command("undelete", epilog=forget.UNDELETE_EXAMPLES)(forget.undelete)
 app.command("hold", epilog=forget.HOLD_EXAMPLES)(forget.hold)
 app.command("release", epilog=forget.RELEASE_EXAMPLES)(forget.release)
 app.command("collect", epilog=collect.EXAMPLES)(collect.collect)
+app.add_typer(notifications.app, name="notifications")
 app.add_typer(session.app, name="session")
 app.command("give-up", epilog=give_up.EXAMPLES)(give_up.give_up)
 app.add_typer(repo.app, name="repo")

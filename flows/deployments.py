@@ -74,16 +74,20 @@ UPKEEP = (
 
 
 def save_connections(
-    cluster: AhvCluster, repository: BackupRepository, workers: BackupWorkers
+    cluster: AhvCluster,
+    repository: BackupRepository,
+    workers: BackupWorkers,
+    *,
+    name: str = BLOCK_NAME,
 ) -> dict[str, Any]:
-    """Save the three blocks under the name `main`, and return the parameters that point to them.
+    """Save the three blocks under one name, and return the parameters that point to them.
 
-    Saved again at every start, so that the settings file stays the one place to edit.
+    `ahvault serve` does so at every start, so that the settings file stays the one place to edit.
     """
     blocks = {"cluster": cluster, "repository": repository, "workers": workers}
     return {
-        name: {"$ref": {"block_document_id": str(block.save(BLOCK_NAME, overwrite=True))}}
-        for name, block in blocks.items()
+        parameter: {"$ref": {"block_document_id": str(block.save(name, overwrite=True))}}
+        for parameter, block in blocks.items()
     }
 
 

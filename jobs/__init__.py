@@ -37,6 +37,7 @@ from jobs.journal import Entry, Journal
 from jobs.known_jobs import KnownJob, known_jobs, remember_job, retire_job
 from jobs.leases import Lease, running_sessions, this_machine
 from jobs.markdown import session_markdown, vm_cells
+from jobs.metrics import Metric, gather_metrics
 from jobs.model import BackupJob, WorkerSpec
 from jobs.move_plans import MoveDisk, MovePlan, pack_attachment
 from jobs.move_watch import RunPhase, await_move
@@ -150,6 +151,7 @@ __all__ = [
     "LimitsUnavailable",
     "LocalLimits",
     "LocalSlots",
+    "Metric",
     "MoveDisk",
     "MoveFailed",
     "MovePlan",
@@ -239,6 +241,7 @@ __all__ = [
     "find_leftovers",
     "find_reference",
     "find_unclaimed",
+    "gather_metrics",
     "group_blank_disks",
     "group_snapshot",
     "human_bytes",

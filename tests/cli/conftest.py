@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from cli.main import run
@@ -25,6 +28,9 @@ from repository import (
     Repository,
     WriteSession,
 )
+from simulator import Simulator
+
+SERVER_START_S_MAX = 90.0
 
 
 @dataclass(frozen=True)
@@ -142,3 +148,85 @@ def _commit(
             disks=tuple(records),
         )
     )
+
+
+@pytest.fixture(scope="module")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server of the module's own: every command would wait for an embedded one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = tmp_path_factory.mktemp("prefect-server")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],
+        env={
+            **os.environ,
+            "PREFECT_HOME": str(home),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_UI_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    url = f"http://127.0.0.1:{port}/api"
+    try:
+        _wait_for_health(url)
+        yield url
+    finally:
+        child.terminate()
+        child.wait(30)
+
+
+def _wait_for_health(url: str) -> None:
+    deadline_s = time.monotonic() + SERVER_START_S_MAX
+    while time.monotonic() < deadline_s:
+        try:
+            if httpx.get(f"{url}/health").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.2)
+    raise TimeoutError(f"no Prefect server at {url}")
+
+
+@pytest.fixture
+def cluster() -> Iterator[Simulator]:
+    """A small simulated cluster for one test."""
+    with Simulator(size=0.05) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def store(
+    cluster: Simulator, prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """An empty repository, and settings for it, the cluster and the server."""
+    path = tmp_path / "store"
+    Repository.create(str(path)).close()
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    monkeypatch.setenv("AHVAULT_REPOSITORY_URL", str(path))
+    monkeypatch.setenv("AHVAULT_CLUSTER_URL", cluster.pc_url)
+    monkeypatch.setenv("AHVAULT_CLUSTER_USERNAME", cluster.username)
+    monkeypatch.setenv("AHVAULT_CLUSTER_PASSWORD", cluster.password)
+    monkeypatch.setenv("AHVAULT_CLUSTER_CA_FILE", str(cluster.ca_file))
+    port = cluster.pe_url.rpartition(":")[2]
+    monkeypatch.setenv("AHVAULT_CLUSTER_PRISM_ELEMENT_PORT", port)
+    workers = ",".join(f"{each.name}={each.device_root}" for each in cluster.workers)
+    monkeypatch.setenv("AHVAULT_WORKERS", workers)
+    return path
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def ended(ahvault_process: Start) -> Callable[..., tuple[int, str, str]]:
+    """Run the real command to its end: exit code, stdout, stderr."""
+
+    def invoke(*arguments: str) -> tuple[int, str, str]:
+        child = ahvault_process(arguments)
+        out, err = child.communicate(timeout=120)
+        return child.returncode, out, err
+
+    return invoke

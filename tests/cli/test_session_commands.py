@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import pytest
 
 from cli.exit_codes import ExitCode
@@ -20,90 +16,6 @@ from repository import Repository, VerifyLevel
 from simulator import Simulator
 
 pytestmark = [pytest.mark.prefect, pytest.mark.xdist_group("cli-prefect")]
-
-SERVER_START_S_MAX = 90.0
-
-
-@pytest.fixture(scope="module")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Prefect server of the module's own: every command would wait for an embedded one."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    home = tmp_path_factory.mktemp("prefect-server")
-    child = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],
-        env={
-            **os.environ,
-            "PREFECT_HOME": str(home),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_UI_ENABLED": "false",
-            "DO_NOT_TRACK": "1",
-        },
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    url = f"http://127.0.0.1:{port}/api"
-    try:
-        _wait_for_health(url)
-        yield url
-    finally:
-        child.terminate()
-        child.wait(30)
-
-
-def _wait_for_health(url: str) -> None:
-    deadline_s = time.monotonic() + SERVER_START_S_MAX
-    while time.monotonic() < deadline_s:
-        try:
-            if httpx.get(f"{url}/health").status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.2)
-    raise TimeoutError(f"no Prefect server at {url}")
-
-
-@pytest.fixture
-def cluster() -> Iterator[Simulator]:
-    """A small simulated cluster for one test."""
-    with Simulator(size=0.05) as simulator:
-        yield simulator
-
-
-@pytest.fixture
-def store(
-    cluster: Simulator, prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """An empty repository, and settings for it, the cluster and the server."""
-    path = tmp_path / "store"
-    Repository.create(str(path)).close()
-    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
-    monkeypatch.setenv("AHVAULT_REPOSITORY_URL", str(path))
-    monkeypatch.setenv("AHVAULT_CLUSTER_URL", cluster.pc_url)
-    monkeypatch.setenv("AHVAULT_CLUSTER_USERNAME", cluster.username)
-    monkeypatch.setenv("AHVAULT_CLUSTER_PASSWORD", cluster.password)
-    monkeypatch.setenv("AHVAULT_CLUSTER_CA_FILE", str(cluster.ca_file))
-    port = cluster.pe_url.rpartition(":")[2]
-    monkeypatch.setenv("AHVAULT_CLUSTER_PRISM_ELEMENT_PORT", port)
-    workers = ",".join(f"{each.name}={each.device_root}" for each in cluster.workers)
-    monkeypatch.setenv("AHVAULT_WORKERS", workers)
-    return path
-
-
-Start = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def ended(ahvault_process: Start) -> Callable[..., tuple[int, str, str]]:
-    """Run the real command to its end: exit code, stdout, stderr."""
-
-    def invoke(*arguments: str) -> tuple[int, str, str]:
-        child = ahvault_process(arguments)
-        out, err = child.communicate(timeout=120)
-        return child.returncode, out, err
-
-    return invoke
 
 
 def left_on_cluster(cluster: Simulator) -> dict[str, list[str]]:
@@ -189,6 +101,9 @@ def test_a_restore_over_an_existing_vm_is_refused(ended, store: Path) -> None:
     assert code == ExitCode.USAGE
     assert "a VM called db01 exists already" in err
     assert "Traceback" not in err
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
 
 
 def start_transfer(ahvault_process: Start, folder: Path) -> subprocess.Popen[str]:
