@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
+from simulator import Simulator
 from simulator.api.admin import ACTIONS
 from simulator.faults import AnyFault, parse_plan
 
@@ -20,6 +23,22 @@ def test_the_example_of_a_fault_plan_is_one() -> None:
     found = re.search(r'^    (\{"seed".*?\]\})$', PAGE, re.MULTILINE | re.DOTALL)
     assert found is not None
     assert len(parse_plan(json.loads(found[1])).faults) == 3
+
+
+def test_the_first_backup_works_as_it_stands(tmp_path: Path) -> None:
+    """A stranger who copies the program from the page reads what the disk holds, with standard Python only."""
+    found = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert found is not None
+    with Simulator(size=0.02) as simulator:
+        (tmp_path / "ready.json").write_text(json.dumps(dict(simulator.describe())))
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", found[1]], cwd=tmp_path, capture_output=True, text=True,
+            check=False, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = re.fullmatch(r"read (\d+) bytes of (\d+)\n", done.stdout)
+    assert told is not None
+    assert 0 < int(told[1]) < int(told[2])
 
 
 @pytest.mark.parametrize("action", ACTIONS)
