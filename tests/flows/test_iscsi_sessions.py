@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from blocks import AhvCluster
 from flows.backup import backup
 from flows.restore import restore_vm
-from jobs import BackupJob, NoWorker, Scope, WorkerSpec
+from jobs import BackupJob, NoWorker, Scope, SessionFailed, WorkerSpec
 from simulator import Simulator
 from tests.flows.test_flows import assert_nothing_is_left
 
@@ -204,3 +204,37 @@ def test_the_repository_holds_no_secret_of_the_wire(outside: Any) -> None:
     assert not [
         path for path in root.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()
     ]
+
+
+def test_a_worker_of_another_cluster_reads_over_iscsi_with_a_warning(
+    site: Any, tmp_path: Path
+) -> None:
+    """W2: the VM's cluster has no usable worker; one of another cluster takes it over the network, and the session says what that costs."""
+    with Simulator(size=0.05, further_clusters=["remote"]) as simulator:
+        simulator.story.relocate("web01", "remote")
+        cluster = AhvCluster(
+            url=simulator.pc_url,
+            username=simulator.username,
+            password=SecretStr(simulator.password),
+            ca_file=str(simulator.ca_file),
+            prism_element_port=int(simulator.pe_url.rpartition(":")[2]),
+            iscsi_port=int(simulator.iscsi_portal.rpartition(":")[2]),
+        )
+        workers = site.workers.model_copy(
+            update={"workers": [WorkerSpec(vm="ahvault-worker-1", access="iscsi")]}
+        )
+        job = BackupJob(name="abroad", scope=Scope(vms=("web01",)))
+        result = backup(cluster, site.repository, workers, job)
+        assert result.vms[0].worker_reason == "another cluster"
+        assert any("over the network between clusters" in each for each in result.vms[0].warnings)
+        direct = site.workers.model_copy(
+            update={
+                "workers": [
+                    WorkerSpec(vm=each.name, device_root=str(each.device_root))
+                    for each in simulator.workers
+                    if each.name != "remote-worker"
+                ]
+            }
+        )
+        with pytest.raises(SessionFailed, match="in another cluster"):
+            backup(cluster, site.repository, direct, job)
