@@ -19,6 +19,13 @@ from prefect.flows import Flow
 from prefect.tasks import Task
 from prefect.utilities.annotations import quote
 
+from jobs.slots import LocalSlots
+
+
+def _no_server(*_: object, **__: object) -> None:
+    """Whatever reaches for Prefect's server belongs among the replacements below."""
+    raise AssertionError("the storm has no Prefect server")
+
 
 class _Failed:
     """What a step's retry condition is shown of an attempt that failed."""
@@ -70,6 +77,9 @@ def without_engine() -> Iterator[None]:
             stack.enter_context(patch.object(target, name, replacement))
         for place, replacement in (
             ("tasks.gather.wait", wait),
+            ("flows.backup.SharedSlots", LocalSlots),
+            ("flows.restore.SharedSlots", LocalSlots),
+            ("prefect.client.orchestration.SyncPrefectClient.__init__", _no_server),
             ("tasks.report.get_run_logger", lambda: logging.getLogger("storm")),
             ("tasks.report.create_markdown_artifact", lambda *_, **__: None),
             ("tasks.report.create_progress_artifact", lambda *_, **__: None),
