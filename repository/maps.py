@@ -171,13 +171,20 @@ class MapLayer:
         self._groups = self._windows_to_groups()
 
     def _windows_to_groups(self) -> dict[int, int]:
-        metadata = self._table.metadata
+        """Which row group is which window, by the rows themselves.
+
+        Not by the statistics, cheap as they are: asking pyarrow for those of a forged footer ends the
+        process, as the C++ exception is not translated there; reading the column is safe.
+        """
         groups: dict[int, int] = {}
-        for group in range(metadata.num_row_groups):
-            statistics = metadata.row_group(group).column(0).statistics
-            if statistics is None or not statistics.has_min_max:
-                raise DamagedObject(self.key, "its row groups cannot be told apart")
-            groups[int(statistics.min) // WINDOW_CHUNKS] = group
+        try:
+            for group in range(self._table.metadata.num_row_groups):
+                rows = self._table.read_row_group(group, columns=["first"], use_threads=False)
+                if rows.num_rows:
+                    groups[int(rows["first"][0].as_py()) // WINDOW_CHUNKS] = group
+        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+            detail = f"its row groups cannot be told apart ({error})"
+            raise DamagedObject(self.key, detail) from error
         return groups
 
     def overlay(self, window: int, places: Places, covered: Mask) -> None:

@@ -83,6 +83,7 @@ class Upkeep:
         level: VerifyLevel = VerifyLevel.CONTENT,
         *,
         points: Sequence[RestorePoint] | None = None,
+        remembers: bool = True,
         on_progress: Callable[[VerifyProgress], None] | None = None,
         stop: threading.Event | None = None,
     ) -> VerifyReport:
@@ -90,10 +91,11 @@ class Upkeep:
 
         Damage is reported, never raised, and stays in every later report until a verification that
         looks as deep sees it mended (H6). What was read is noted in the ledger. A store that takes
-        no writes is verified all the same; nothing is remembered then. Raises Stopped,
-        UnsupportedFormat, or the store's errors where the store itself fails.
+        no writes is verified all the same; nothing is remembered then. With `remembers` False nothing
+        is written at all. Raises Stopped, UnsupportedFormat, or the store's errors where the store
+        itself fails.
         """
-        tools = self._verify_tools(on_progress, stop, remembers=True)
+        tools = self._verify_tools(on_progress, stop, remembers=remembers)
         return Verifier(tools, level, points).run()
 
     def verify_within(

@@ -279,6 +279,17 @@ def test_a_store_that_takes_no_writes_is_verified_all_the_same(
     assert files(bench, "ledger") == []
 
 
+def test_a_verification_can_be_asked_to_write_nothing(filled: Any) -> None:
+    """It finds the same, tells of what was found earlier, and leaves no trace."""
+    bench, _, _ = filled
+    spoil(bench, packs_of(bench)[0])
+    before = [info.key for info in bench.repository._store.list("")]
+    assert len(bench.repository.verify(remembers=False).findings) == 1
+    assert [info.key for info in bench.repository._store.list("")] == before
+    bench.repository.verify()
+    assert len(bench.repository.verify(VerifyLevel.RECORDS, remembers=False).still_open) == 1
+
+
 def test_a_shallow_check_covers_no_content(filled: Any) -> None:
     """Stored bytes that were checked count for their level, not for the one below."""
     bench, _, _ = filled
