@@ -17,6 +17,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.logging.loggers import flow_run_logger
 
 from blocks import AhvCluster, BackupRepository
+from jobs import Moves
 from tasks import confirm_cancelled, remove_what_was_left
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,16 @@ def release_what_is_left(flow: Flow[Any, Any], flow_run: FlowRun, state: State[A
         told.warning("What this run left stays for the janitor or the next session: %s", error)
     if state.is_cancelling():
         confirm_cancelled(flow_run.id)
+
+
+def tell_the_movers_death(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001 - Prefect calls it with these names
+    """A mover's process is gone: its session need not wait until the silence is sure. Never raises."""
+    try:
+        repository = _block(BackupRepository, flow_run.parameters.get("repository"))
+        with repository.open() as opened:
+            Moves(opened.live).tell_the_death_of(str(flow_run.parameters.get("move_id")))
+    except Exception as error:  # noqa: BLE001 - a hook has nobody to raise to; the session notices anyway
+        log.debug("The end of run %s was not told: %s", flow_run.id, error)
 
 
 def _block(kind: type[B], value: Any) -> B:

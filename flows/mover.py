@@ -14,6 +14,7 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from blocks import AhvCluster, BackupRepository
+from flows.hooks import tell_the_movers_death
 from jobs import carrying_out, this_machine
 from tasks import PrefectLimits, RunLog, carried_by, move_all_disks
 
@@ -23,6 +24,8 @@ from tasks import PrefectLimits, RunLog, carried_by, move_all_disks
     flow_run_name="{vm_name} on {worker}",
     task_runner=ThreadPoolTaskRunner(max_workers=4),  # type: ignore[arg-type]
     persist_result=False,
+    on_crashed=[tell_the_movers_death],
+    on_cancellation=[tell_the_movers_death],
 )
 def move_vm(
     cluster: AhvCluster,

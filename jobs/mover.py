@@ -8,11 +8,13 @@ the grant for too long, because a store that hangs would hold the first one up.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from jobs.errors import MoveWithdrawn
+from jobs.leases import process_token, this_machine
 from jobs.move_plans import MovePlan
 from jobs.moves import GRANT_LIFE_S, SIGN_PERIOD_S, DiskSign, MoveResult, Moves, MoveSign
 from jobs.progress import Observer
@@ -184,6 +186,8 @@ class Mover:
                 number=self._number,
                 at=self.clock.now(),
                 mover=self._name,
+                machine=this_machine(),
+                process=process_token(os.getpid()) or "",
                 has_ended=has_ended and self._open_disks == 0,
                 disks=self._disk_signs(),
                 warnings=tuple(self.story.warnings),

@@ -40,6 +40,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jobs.errors import MoveWithdrawn
+from jobs.leases import process_token, this_machine
 from repository import Clock, DamagedObject, DiskRecord, Extent, LiveRecords, TransferFigures
 
 PLANS, GRANTS, SIGNS, RESULTS = "move-plans", "move-grants", "move-signs", "move-results"
@@ -72,6 +73,9 @@ class MoveSign(BaseModel):
     at: datetime
     mover: str
     """Names the process: machine and flow run."""
+    machine: str = ""
+    process: str = ""
+    """The process itself, where its id means something: as in the leases of sessions."""
     has_ended: bool = False
     """No disk is open any more, and the result, if there is one, is stored."""
     disks: tuple[DiskSign, ...] = ()
@@ -135,6 +139,20 @@ class Moves:
         """The mover's last sign; `None` before the first. Raises DamagedObject for one that is torn."""
         record = self._records.get(SIGNS, move_id)
         return None if record is None else MoveSign.model_validate(record)
+
+    def tell_the_death_of(self, move_id: str) -> bool:
+        """Write the last sign of a mover of this machine whose process is gone; false if it is not.
+
+        Spares the session the wait until the silence is sure.
+        """
+        sign = self.sign(move_id)
+        if sign is None or sign.has_ended or sign.machine != this_machine():
+            return False
+        if process_token(int(sign.process.partition("@")[0] or 0)) == sign.process:
+            return False
+        last = sign.model_copy(update={"number": sign.number + 1, "has_ended": True})
+        self.put_sign(move_id, last)
+        return True
 
     def put_result(self, move_id: str, result: MoveResult) -> None:
         """Deliver what came of the move."""

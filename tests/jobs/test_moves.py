@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import jobs
 from jobs import BackupSession, NullObserver, SessionStopped, VmStory
 from jobs.errors import MoveWithdrawn, WorkerLost
 from jobs.extents import DiskPlan, ReadMethod
+from jobs.leases import process_token, this_machine
 from jobs.move_plans import MoveDisk, MovePlan, pack_attachment, pack_extents, unpack_extents
 from jobs.move_watch import LifeJudge, Patience, RunPhase, await_move
 from jobs.mover import Mover, carrying_out
@@ -293,3 +295,24 @@ def test_a_plan_travels_whole(prepared: Prepared, repository: Repository) -> Non
         prepared.attachment.choice,
         prepared.attachment.place,
     )
+
+
+def test_the_death_of_a_mover_is_told_only_when_its_process_is_gone(
+    repository: Repository,
+) -> None:
+    """The hook's word: a process of this machine that is gone has ended; a living one, or one elsewhere, has not."""
+    moves, at = Moves(repository.live), SystemClock().now()
+    here, mine = this_machine(), str(process_token(os.getpid()))
+    gone = f"{os.getpid()}@1"
+    for machine, process, is_told in (
+        (here, mine, False),
+        ("elsewhere", gone, False),
+        (here, gone, True),
+    ):
+        sign = MoveSign(number=3, at=at, mover="it", machine=machine, process=process)
+        moves.put_sign("m", sign)
+        assert moves.tell_the_death_of("m") is is_told
+        told = moves.sign("m")
+        assert told is not None
+        assert told.has_ended is is_told
+    assert not moves.tell_the_death_of("unknown")
