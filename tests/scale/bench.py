@@ -152,7 +152,7 @@ def by_steps(facts: dict[str, Any]) -> int:
             return point.read_bytes
 
         with ThreadPoolExecutor(PARALLEL_VMS) as threads:
-            return sum(threads.map(run, chosen.vms))
+            return sum(threads.map(run, chosen.targets))
 
 
 def measure(sizes: tuple[int, ...]) -> list[Measured]:

@@ -30,7 +30,7 @@ Count = Callable[[str, int], None]
 
 def begin(site: ScaleSite, seed: str) -> tuple[UUID, int]:
     """A session over web01 with much to read, slowed down, in mid-transfer; its run and its worker."""
-    site.simulator.story.write_file("web01", f"/srv/{seed}.bin", size_bytes=24 << 20, seed=seed)
+    site.simulator.story.write_file("web01", "/srv/break.bin", size_bytes=24 << 20, seed=seed)
     run = site.start("web01", mbit_per_s=SLOW_MBIT_PER_S)
     _, number = site.wait_moving()
     return run, number
