@@ -61,16 +61,16 @@ def _plan_read(
     session.raise_if_stopped()
     base = reference.base(disk.disk_id)
     against = reference.of_disk(disk.disk_id)
+    earlier = against if isinstance(against, DiskRecoveryPointRef) else None
     ask = partial(session.client.changed_regions, disk.recovery_point)
-    is_tracked = isinstance(against, DiskRecoveryPointRef)
     plan = plan_disk(
         size_bytes=disk.size_bytes,
         base_size_bytes=base.size_bytes if base else None,
-        no_reference=None if isinstance(against, DiskRecoveryPointRef) else against,
-        changed=lambda: ask(against if isinstance(against, DiskRecoveryPointRef) else None),
+        no_reference=against if isinstance(against, ReadCause) else None,
+        changed=lambda: ask(earlier),
         allocated=lambda: ask(None),
     )
-    if base is None or not is_tracked or plan.method is not ReadMethod.CHANGED:
+    if base is None or plan.method is not ReadMethod.CHANGED:
         return plan
     if is_full_read_due(base, snapshot.created_at, session.job.full_read_days):
         audit = ReadCause.AUDIT_DUE

@@ -306,7 +306,7 @@ def open_site(folder: Path, seed: str) -> Iterator[Site]:
         Repository.create(f"file://{folder}/repository", clock=clock) as repository,
     ):
         workers = [
-            WorkerSpec(vm=each.name, device_root=str(each.device_root), disk_timeout_s=10)
+            WorkerSpec(vm=each.name, device_root=str(each.device_root), disk_timeout_s=4)
             for each in simulator.workers
         ]
         site = Site(

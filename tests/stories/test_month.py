@@ -134,7 +134,7 @@ class Month:
     def day_17(self) -> None:
         """A rough network: answers are lost after the work was done."""
         lost = {"kind": "dropped", "is_done": True, "probability": 0.03}
-        bad = {"kind": "bad_regions", "how": "truncated", "times": 2}
+        bad = {"kind": "bad_regions", "how": "truncated", "times": 3}
         self.site.simulator.story.set_faults({"seed": 17, "faults": [lost, bad]})
 
     def day_19(self) -> None:
