@@ -149,6 +149,9 @@ def _view(
         return
     ids = short_ids(point.id for point in listing.points)
     yield table(_POINT_COLUMNS, (_point_row(point, ids[point.id]) for point in chosen))
+    for point in chosen:
+        for text in point.source.get("lacks") or ():
+            yield f"{ids[point.id]} of {point.vm_name}: {text}"
     if with_disks:
         rows = (_disk_row(disk, ids[point.id]) for point in chosen for disk in point.disks)
         yield ""
@@ -168,8 +171,18 @@ def _point_row(point: RestorePoint, short_id: str) -> tuple[str, ...]:
         human_bytes(point.read_bytes),
         human_bytes(point.stored_bytes),
         human_ratio(point.read_bytes, point.stored_bytes),
-        point.consistency,
+        _consistency(point),
         point.job,
+    )
+
+
+def _consistency(point: RestorePoint) -> str:
+    """What was reached, and what was wanted where that was more (N1)."""
+    wanted = point.source.get("consistency_wanted")
+    return (
+        f"{point.consistency} ({wanted} wanted)"
+        if wanted == "application" != point.consistency
+        else point.consistency
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cli.exit_codes import ExitCode
+from repository import PointDraft, Repository
 
 Start = Callable[[Sequence[str]], "subprocess.Popen[str]"]
 
@@ -42,6 +43,21 @@ def test_points_lists_disks_and_one_vm(ahvault, configured) -> None:
     assert "db01" not in listed.out
     assert "scsi.0" in listed.out
     assert "id-of-web01-scsi.0" in listed.out
+
+
+def test_points_says_what_a_point_is_not(ahvault, configured) -> None:
+    """What a restore point lacks (N3), and a consistency that was wanted and not reached (N1), are in the table."""
+    with Repository.open(str(configured.path)) as repository:
+        newest = repository.points("id-of-web01").points[-1]
+        lack = "not in the restore point: volume group data: it asks for a CHAP secret"
+        source = {"consistency_wanted": "application", "lacks": [lack]}
+        members = newest.model_dump(exclude={"id", "key", "committed_at", "gc_generation"})
+        with repository.write_session("honest") as session:
+            session.commit(PointDraft.model_validate({**members, "source": source}))
+    listed = ahvault("points", "web01")
+    assert f"of web01: {lack}" in listed.out
+    assert "crash (application wanted)" in listed.out
+    assert ahvault("points", "web01", "--json").document["points"][-1]["lacks"] == [lack]
 
 
 def test_points_shows_sound_points_beside_a_damaged_one(ahvault, configured) -> None:
