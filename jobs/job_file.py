@@ -1,21 +1,22 @@
 """A job as a YAML file: the fields of `BackupJob`, and when it runs. The same file serves the command
-line (`ahvault backup --job-file`) and the scheduler (`ahvault serve`).
+line (`ahvault backup --job FILE`, `ahvault plan FILE`) and the scheduler (`ahvault serve`).
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import Annotated, Any, Self, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from jobs.errors import JobInvalid
 from jobs.model import BackupJob
 from jobs.rpo import default_rpo_hours
+from jobs.week import TimeZoneName
 
 
 class ScheduledJob(BackupJob):
@@ -25,7 +26,7 @@ class ScheduledJob(BackupJob):
         str | None, Field(description="When it runs, as a cron line such as `0 1 * * *`.")
     ] = None
     time_zone: Annotated[
-        str, Field(description="Time zone of the schedule, such as `Europe/Berlin`.")
+        TimeZoneName, Field(description="Time zone of the schedule, such as `Europe/Berlin`.")
     ] = "UTC"
 
     @field_validator("schedule")
@@ -39,14 +40,18 @@ class ScheduledJob(BackupJob):
             default_rpo_hours(value, "UTC")  # Refuses what is no cron line.
         return value
 
-    @field_validator("time_zone")
-    @classmethod
-    def _zone_exists(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError(f"there is no time zone {value!r}") from error
-        return value
+    @model_validator(mode="after")
+    def _reference_outlives_the_gap(self) -> Self:
+        """A snapshot that expires before the next run would make every run read everything (N5)."""
+        gap_hours = default_rpo_hours(self.schedule, self.time_zone) if self.schedule else None
+        needed_days = math.ceil((gap_hours or 0) / 24) + 1
+        if needed_days > self.reference_expiry_days:
+            raise ValueError(
+                f"reference_expiry_days is {self.reference_expiry_days}, but between two runs of "
+                f"{self.schedule!r} lie up to {needed_days - 1} days: the snapshot that the next run "
+                f"builds on would have expired; set at least {needed_days}"
+            )
+        return self
 
     def job(self) -> BackupJob:
         """The job alone, as the session flow takes it; its RPO is the schedule's unless it says one."""

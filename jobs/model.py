@@ -59,12 +59,12 @@ class WorkerSpec(BaseModel):
         ),
     ] = None
     slots: Annotated[
-        int, Field(ge=1, le=64, description="How many VMs this worker may move at once (W3).")
+        int, Field(ge=1, le=64, description="How many VMs this worker may move at once.")
     ] = 4
     disk_timeout_s: Annotated[
         float, Field(gt=0, le=600, description="Seconds to wait until an attached disk appears.")
     ] = 60.0
-    enabled: Annotated[bool, Field(description="A disabled worker is never selected (W3).")] = True
+    enabled: Annotated[bool, Field(description="A disabled worker is never selected.")] = True
     queue: Annotated[
         str | None,
         Field(
@@ -103,7 +103,7 @@ class BackupJob(BaseModel):
         Scope,
         Field(
             title="What is protected",
-            description="Which VMs, looked up at each run; leave all lists empty for every VM.",
+            description="Which VMs, looked up at each run. Leave all lists empty for every VM of the cluster; workers and the platform's own VMs are never taken.",
         ),
     ] = Scope()
     disk_rules: Annotated[
@@ -111,40 +111,52 @@ class BackupJob(BaseModel):
         AfterValidator(refuse_contradictions),
         Field(
             title="Disk rules",
-            description="Only where not all disks of a VM are wanted (E3). What a rule leaves out is "
-            "said with every restore point.",
+            description="Only where not all disks of a VM are wanted. What a rule leaves out is said with "
+            "every restore point.",
         ),
     ] = ()
+    parallel_vms: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=64,
+            title="VMs at a time",
+            description="How many VMs are processed at the same time.",
+        ),
+    ] = 2
     consistency: Annotated[
         Consistency,
         Field(
-            description="Consistency asked of the cluster. What was obtained is recorded per restore point (N1)."
+            title="Consistency",
+            description="What is asked of the cluster: `application` has the guest tools quiesce the VM, "
+            "`crash` is a snapshot as a power cut would leave it. What was reached is stored with "
+            "every restore point.",
         ),
     ] = "crash"
     if_not_consistent: Annotated[
         IfNotConsistent,
         Field(
             title="If application consistency is not reached",
-            description="fail: no restore point. warn: a crash-consistent one, with a warning. "
-            "accept: a crash-consistent one. What was reached is stored either way (N1).",
+            description="`fail`: no restore point. `warn`: a crash-consistent one, and a warning. "
+            "`accept`: a crash-consistent one.",
         ),
     ] = "warn"
-    full_read_days: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=3650,
-            title="Days between full reads",
-            description="Once in so many days everything allocated of a disk is read and compared, to "
-            "prove the cluster's change lists since the last time. Leave empty for never.",
-        ),
-    ] = 30
     retention: Annotated[
         RetentionPolicy | None,
         Field(
             title="Retention",
             description="How long restore points stay; carried out at the end of each session. Empty: "
             "none of them ever goes by itself.",
+        ),
+    ] = None
+    rpo_hours: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=100_000,
+            title="RPO in hours",
+            description="How old the newest good restore point of a VM may get before the VM counts as "
+            "late. Empty: what the schedule implies where a job file has one, else nobody is late.",
         ),
     ] = None
     window: Annotated[BackupWindow, Field(title="Window", description="When data may move.")] = (
@@ -163,15 +175,16 @@ class BackupJob(BaseModel):
     hooks: Annotated[
         Hooks, Field(title="Hooks", description="Programs to run before and after.")
     ] = Hooks()
-    parallel_vms: Annotated[
-        int,
+    full_read_days: Annotated[
+        int | None,
         Field(
             ge=1,
-            le=64,
-            title="VMs at a time",
-            description="How many VMs are processed at the same time.",
+            le=3650,
+            title="Days between full reads",
+            description="Once in so many days everything allocated of a disk is read and compared, to "
+            "prove the cluster's change lists since the last time. Leave empty for never.",
         ),
-    ] = 2
+    ] = 30
     reference_expiry_days: Annotated[
         int,
         Field(
@@ -179,19 +192,9 @@ class BackupJob(BaseModel):
             le=365,
             title="Days until an unused snapshot expires",
             description="Safety net: the cluster drops our recovery point after this many days if no "
-            "later run did. Must lie well beyond the longest gap between runs (N5).",
+            "later run did. Must lie well beyond the longest gap between runs.",
         ),
     ] = 30
-    rpo_hours: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            le=100_000,
-            title="RPO in hours",
-            description="How old the newest good restore point of a VM may get before the VM counts as "
-            "late. Empty: what the schedule implies where a job file has one, else nobody is late.",
-        ),
-    ] = None
     departed_days: Annotated[
         int,
         Field(
@@ -199,11 +202,11 @@ class BackupJob(BaseModel):
             le=365,
             title="Days until the snapshot of a departed VM is deleted",
             description="When a VM has left the job, or the job no longer runs, the recovery point that "
-            "its next incremental would have needed is deleted after so many days (N9).",
+            "its next incremental would have needed is deleted after so many days.",
         ),
     ] = 14
     space: Annotated[
-        SpaceLimits, Field(title="Free space", description="Limits of free space (P4).")
+        SpaceLimits, Field(title="Free space", description="How little is too little.")
     ] = SpaceLimits()
 
     @field_validator("name")

@@ -132,8 +132,7 @@ def _plan_vm(planning: _Planning, target: VmTarget) -> PlannedVm:
         consistency=consistency,
         disks=tuple(_plan_disks(planning, seen, reference)),
         left_out=tuple(left_out),
-        warnings=tuple(warnings),
-        **_worker_of(planning, vm),
+        **{"warnings": tuple(warnings), **_worker_of(planning, vm, warnings)},
     )
 
 
@@ -241,7 +240,7 @@ def _in_whole_chunks(answer: ChangedRegions, chunk_size_bytes: int) -> int:
     return count * chunk_size_bytes
 
 
-def _worker_of(planning: _Planning, vm: Vm) -> Mapping[str, Any]:
+def _worker_of(planning: _Planning, vm: Vm, warnings: Sequence[str]) -> Mapping[str, Any]:
     """The worker that would be chosen if the VM were alone, or why none would (W1-W7)."""
     try:
         choice = rank_workers(
@@ -252,10 +251,17 @@ def _worker_of(planning: _Planning, vm: Vm) -> Mapping[str, Any]:
         )[0]
     except NoWorker as error:
         return {"problem": str(error)}
-    if choice.worker.is_on or choice.worker.host_id is not None:
-        return {"worker": choice.worker.name, "worker_reason": choice.reason}
-    reason = "the workers that are off run on a host only when the session has powered them on"
-    return {"worker": choice.worker.name, "worker_reason": f"{choice.reason}; {reason}"}
+    told = {"worker": choice.worker.name, "worker_reason": choice.reason}
+    if choice.warning is not None:
+        return {**told, "warnings": (*warnings, choice.warning)}
+    if choice.worker.is_on:
+        return told
+    return {**told, "worker_reason": _AFTER_POWER_ON}
+
+
+_AFTER_POWER_ON = (
+    "same cluster; the session powers the workers on, and then prefers one on the VM's host"
+)
 
 
 def _plan_retention(

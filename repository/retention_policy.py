@@ -21,6 +21,7 @@ class RetentionPolicy(BaseModel):
         Field(
             ge=1,
             le=36_500,
+            title="Keep days",
             description="Keep restore points whose session began at most this many calendar days "
             "ago; days without backups count. Empty: no rule by days.",
         ),
@@ -30,6 +31,7 @@ class RetentionPolicy(BaseModel):
         Field(
             ge=1,
             le=100_000,
+            title="Keep last",
             description="Keep this many newest restore points of each VM, besides those kept as "
             "weekly, monthly or yearly. Empty: no rule by count.",
         ),
@@ -39,17 +41,23 @@ class RetentionPolicy(BaseModel):
         Field(
             ge=1,
             le=1000,
+            title="Minimum kept",
             description="The newest restore points of a VM that stay whatever the other rules say.",
         ),
     ] = 3
     gfs: Annotated[
-        GfsPolicy, Field(description="Long-term retention: weekly, monthly, yearly points.")
+        GfsPolicy,
+        Field(
+            title="Long-term retention",
+            description="Single restore points of a week, month or year that stay longer.",
+        ),
     ] = GfsPolicy()
     departed_after_days: Annotated[
         int | None,
         Field(
             ge=1,
             le=36_500,
+            title="Days until a departed VM's points go",
             description="Drop the restore points of a VM that no session has tried to back up for "
             "more than this many days (7 or more is wise). Points held, or kept as weekly, monthly "
             "or yearly, stay. Empty: a departed VM keeps its newest points for ever.",
@@ -60,6 +68,7 @@ class RetentionPolicy(BaseModel):
         Field(
             ge=1,
             le=100,
+            title="Most that may go at once, percent",
             description="Refuse, unless forced, to drop more than this share of a VM's restore "
             "points at once, or to take more than this share of a job's VMs as departed. One may "
             "always go.",
@@ -67,7 +76,10 @@ class RetentionPolicy(BaseModel):
     ] = 50
     time_zone: Annotated[
         ZoneInfo,
-        Field(description="Time zone whose calendar days count, for example Europe/Berlin."),
+        Field(
+            title="Time zone",
+            description="Time zone whose calendar days count, for example Europe/Berlin.",
+        ),
     ] = ZoneInfo("UTC")
 
     @model_validator(mode="after")

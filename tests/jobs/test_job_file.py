@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+import yaml
+from pydantic import BaseModel
 
-from jobs import JobInvalid, read_job_file
+from jobs import JobInvalid, ScheduledJob, read_job_file
 
 
 def test_a_job_is_named_by_its_file(tmp_path: Path) -> None:
@@ -71,6 +75,7 @@ def test_a_job_is_named_by_its_file(tmp_path: Path) -> None:
         ("parallel_vms: 0", "parallel_vms: .*greater than or equal to 1"),
         ("schedule: daily", "schedule: a schedule has five fields"),
         ("time_zone: Mars/Base", "time_zone: there is no time zone 'Mars/Base'"),
+        ("schedule: 0 1 1 * *", "the job: reference_expiry_days is 30, .* set at least 33"),
         ("name: '?'", "name: a job name has 1 to 40"),
         ("- a list", "it holds no fields"),
         ("a: [", "it is not YAML"),
@@ -90,3 +95,37 @@ def test_a_job_file_that_is_not_there(tmp_path: Path) -> None:
     """A missing file is one clear error too."""
     with pytest.raises(JobInvalid, match=r"none\.yaml: No such file"):
         read_job_file(tmp_path / "none.yaml")
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "jobs.md").read_text(encoding="utf-8")
+ANNOTATED = PAGE.partition("```yaml\n")[2].partition("```")[0]
+
+
+def test_the_documented_job_can_be_read_and_shows_every_field(tmp_path: Path) -> None:
+    """The page's one job file is valid as it stands, and no field of a job is missing from it."""
+    path = tmp_path / "nightly.yaml"
+    path.write_text(ANNOTATED)
+    job = read_job_file(path)
+    assert (job.name, job.schedule) == ("nightly", "0 22 * * mon-fri")
+    document = yaml.safe_load(ANNOTATED)
+    assert sorted(missing_fields(ScheduledJob, document)) == []
+
+
+def missing_fields(model: type[BaseModel], document: dict[str, Any]) -> Iterator[str]:
+    """Fields of a model, and of those below it, that a document does not say."""
+    for name, field in model.model_fields.items():
+        value = document.get(name)
+        if value is None:
+            yield f"{model.__name__}.{name}"
+            continue
+        below = model_within(field.annotation)
+        if below is not None:
+            yield from missing_fields(below, value[0] if isinstance(value, list) else value)
+
+
+def model_within(annotation: Any) -> type[BaseModel] | None:
+    """The model in a field's type, if there is one."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (model_within(each) for each in get_args(annotation))
+    return next((each for each in found if each is not None), None)

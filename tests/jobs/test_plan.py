@@ -83,7 +83,7 @@ def test_a_first_run_is_full_and_the_amount_is_a_bound(
         assert {disk.basis.value for disk in vm.disks} == {"at most: the disk's size"}
         assert vm.expected_bytes == vm.size_bytes
         assert vm.worker in ("ahvault-worker-1", "ahvault-worker-2")
-        assert "run on a host only when the session has powered them on" in (vm.worker_reason or "")
+        assert "prefers one on the VM's host" in (vm.worker_reason or "")
     assert plan.is_sound
 
 
