@@ -4,7 +4,11 @@ A limit is a queue in time. Whoever wants to send reserves a turn, half a second
 traffic, and learns when it begins; in its turn it sends at the full rate, and then it is the next
 one's turn. So the limit holds for all together to the byte, transfers share it equally, and a
 transfer that sends little reserves little and leaves the rest to the others (Q3). The next turn is
-reserved in another thread while the last one is used, so that nobody waits for an answer.
+reserved in another thread while the last one is used, so that nobody waits for an answer; where
+answers are slow, turns are longer.
+
+When there is no answer for seconds, the transfer goes on at the share that it last had. If the answer
+comes after all, what went meanwhile was an advance on that turn.
 """
 
 from __future__ import annotations
@@ -19,14 +23,18 @@ from jobs.errors import LimitsUnavailable
 from repository import Clock
 
 TURN_S = 0.5
+TURN_S_MAX = 4.0
+_TURN_PER_ANSWER = 3.0
+"""A turn lasts so many times as long as an answer takes."""
 TURN_BYTES_MIN = 16 * 1024
 ANSWER_S_MAX = 5.0
 """Longer than this nobody waits for the shared limit; the transfer goes on at its last share."""
-ASK_AGAIN_S = 10.0
+ASK_AGAIN_S = 2.0
 LOOK_UP_S = 0.25
 """A wait is cut into pieces of this length: a changed limit or a stop acts within it."""
-FIRST_SHARE = 0.25
+FIRST_SHARE = 0.1
 """The share of a limit that a transfer takes that has never heard of the others."""
+_SHARE_WEIGHT = 0.3  # of the latest turn in what counts as the share
 _TURNS_AHEAD = 2
 
 
@@ -50,6 +58,13 @@ class SharedLimits(Protocol):
         May take long; raises `LimitsUnavailable`. The last rate asked for anew is that of all.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    begins_s: float
+    took_s: float
+    grant: Grant
 
 
 @dataclass(slots=True)
@@ -86,11 +101,16 @@ class Lane:
         self._on_unavailable = on_unavailable
         self._bytes_s = 0.0
         self._turns: deque[_Turn] = deque()
-        self._asked: Future[Grant] | None = None
+        self._asked: Future[_Answer] | None = None
         self._asked_rate = 0.0
-        self._asked_at_s = 0.0
+        self._advance_bytes = 0
+        """What went by itself while an answer was under way."""
+        self._dry_since_s: float | None = None
+        self._is_by_itself = False
+        self._answer_s = 0.0
         self._ask_again_s = 0.0
         self._share = FIRST_SHARE
+        self._granted_at_s = clock.monotonic_s()
         self._end_s = 0.0
 
     def use(self, count_bytes: int, bytes_s: float) -> tuple[int, float]:
@@ -98,12 +118,13 @@ class Lane:
         if bytes_s != self._bytes_s:  # what was reserved at another rate is void
             self._bytes_s = bytes_s
             self._turns.clear()
-            self._ask_again_s = 0.0
+            self._ask_again_s, self._advance_bytes = 0.0, 0
         self._collect()
         self._ask_ahead()
         self._collect()
         if not self._turns:
             return 0, self._wait_for_answer()
+        self._dry_since_s = None
         turn = self._turns[0]
         wanted = min(count_bytes, turn.left_bytes)
         wait_s = turn.due_s(wanted) - self._clock.monotonic_s()
@@ -116,16 +137,20 @@ class Lane:
 
     @property
     def _turn_bytes(self) -> int:
-        return max(TURN_BYTES_MIN, round(self._bytes_s * TURN_S))
+        turn_s = min(max(TURN_S, self._answer_s * _TURN_PER_ANSWER), TURN_S_MAX)
+        return max(TURN_BYTES_MIN, round(self._bytes_s * turn_s))
+
+    def _ask(self, bytes_s: float, length_bytes: int, asked_at_s: float) -> _Answer:
+        grant = self._shared.reserve(self._key, bytes_s, length_bytes)
+        now_s = self._clock.monotonic_s()
+        return _Answer(now_s + grant.wait_s, now_s - asked_at_s, grant)
 
     def _ask_ahead(self) -> None:
         now_s = self._clock.monotonic_s()
         if self._asked is not None or len(self._turns) >= _TURNS_AHEAD or now_s < self._ask_again_s:
             return
-        self._asked_rate, self._asked_at_s = self._bytes_s, now_s
-        self._asked = self._asking.submit(
-            self._shared.reserve, self._key, self._bytes_s, self._turn_bytes
-        )
+        self._asked_rate = self._bytes_s
+        self._asked = self._asking.submit(self._ask, self._bytes_s, self._turn_bytes, now_s)
 
     def _collect(self) -> None:
         """Take the answer, if there is one."""
@@ -133,33 +158,49 @@ class Lane:
             return
         asked, self._asked = self._asked, None
         try:
-            grant = asked.result()
+            answer = asked.result()
         except CancelledError:
             return
         except LimitsUnavailable as error:
             self._on_unavailable(error)
+            self._advance_bytes = 0  # on a turn that never was
             self._ask_again_s = self._clock.monotonic_s() + ASK_AGAIN_S
             return
         if self._asked_rate != self._bytes_s:
             return
-        self._add(grant.wait_s, grant.length_bytes, grant.bytes_s)
-        # Everybody keeps two turns in the queue, so what lies before ours tells how many they are.
-        turn_s = grant.length_bytes / grant.bytes_s
-        self._share = min(1.0, _TURNS_AHEAD * turn_s / (turn_s + grant.wait_s))
+        grant = answer.grant
+        self._is_by_itself = False
+        self._answer_s = max(answer.took_s, 0.9 * self._answer_s)
+        spent_bytes = min(self._advance_bytes, grant.length_bytes)
+        self._advance_bytes -= spent_bytes
+        if spent_bytes < grant.length_bytes:
+            self._add(answer.begins_s, grant.length_bytes - spent_bytes, grant.bytes_s)
+        self._share += _SHARE_WEIGHT * (self._latest_share(grant) - self._share)
+
+    def _latest_share(self, grant: Grant) -> float:
+        """The part of the limit that this transfer got since its turn before."""
+        now_s = self._clock.monotonic_s()
+        passed_s, self._granted_at_s = now_s - self._granted_at_s, now_s
+        return min(1.0, grant.length_bytes / (grant.bytes_s * max(passed_s, 1e-3)))
 
     def _wait_for_answer(self) -> float:
         """Nothing is reserved: wait a little for the answer, or go on without it."""
         now_s = self._clock.monotonic_s()
-        if self._asked is not None and now_s - self._asked_at_s < ANSWER_S_MAX:
-            return LOOK_UP_S / 10
-        if self._asked is not None and self._ask_again_s < now_s:
+        if self._asked is not None:
+            if self._dry_since_s is None:
+                self._dry_since_s = now_s
+            if now_s - self._dry_since_s < ANSWER_S_MAX and not self._is_by_itself:
+                return LOOK_UP_S / 10
             self._on_unavailable(LimitsUnavailable(self._key, "it does not answer"))
-            self._ask_again_s = now_s + ASK_AGAIN_S
+        self._is_by_itself = True
         bytes_s = self._bytes_s * self._share
-        self._add(0.0, max(TURN_BYTES_MIN, round(bytes_s * TURN_S)), bytes_s)
+        length_bytes = max(TURN_BYTES_MIN, round(bytes_s * TURN_S))
+        if self._asked is not None:
+            self._advance_bytes += length_bytes
+        self._add(now_s, length_bytes, bytes_s)
         return 0.0
 
-    def _add(self, wait_s: float, length_bytes: int, bytes_s: float) -> None:
-        start_s = max(self._clock.monotonic_s() + wait_s, self._end_s if self._turns else 0.0)
+    def _add(self, begins_s: float, length_bytes: int, bytes_s: float) -> None:
+        start_s = max(begins_s, self._end_s if self._turns else 0.0)
         self._turns.append(_Turn(start_s, length_bytes, bytes_s))
         self._end_s = start_s + length_bytes / bytes_s

@@ -27,12 +27,13 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from jobs import Grant, LimitsUnavailable
+from jobs.throttle_lane import TURN_S_MAX
 
 PREFIX = "ahvault-throttle:"
 SLOT_BYTES = 1024
 _CEILING_SLOTS = 2**31 - 1  # the largest that a server on PostgreSQL can hold
-_TIMEOUT_S = 5.0
-_TURN_S_MAX = 2.0
+_TIMEOUT_S = 10.0  # meanwhile transfers go on by themselves; what comes late still counts
+_TURN_S_MAX = 2 * TURN_S_MAX
 
 
 class PrefectLimits:

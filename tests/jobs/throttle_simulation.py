@@ -39,6 +39,33 @@ class AtOnce(Executor):
         return future
 
 
+class Later(Executor):
+    """Does what it is given after a time: half of it on the way there, half on the way back."""
+
+    def __init__(self, clock: VirtualClock, answer_s: float) -> None:
+        self.clock, self.answer_s = clock, answer_s
+        self._waiting: list[tuple[float, Any, Any, Future[Any]]] = []
+
+    def submit(self, work: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
+        del named
+        future: Future[Any] = Future()
+        self._waiting.append((self.clock.seconds + self.answer_s, work, arguments, future))
+        return future
+
+    def deliver(self) -> None:
+        """Complete what is due by now, as if it had happened when it was due."""
+        now_s = self.clock.seconds
+        due = sorted((each for each in self._waiting if each[0] <= now_s), key=lambda each: each[0])
+        self._waiting = [each for each in self._waiting if each[0] > now_s]
+        for due_s, work, arguments, future in due:
+            self.clock.seconds = due_s
+            try:
+                future.set_result(work(*arguments))
+            except Exception as error:  # noqa: BLE001 - told by the future
+                future.set_exception(error)
+        self.clock.seconds = now_s
+
+
 @dataclass
 class Sender:
     """One transfer that sends as fast as its lane and its own speed let it, from start to end."""
@@ -56,15 +83,18 @@ class Sender:
 class Simulation:
     """Senders under one limit, in virtual seconds from 0."""
 
-    def __init__(self, shared: Callable[[VirtualClock], SharedLimits]) -> None:
+    def __init__(
+        self, shared: Callable[[VirtualClock], SharedLimits], answer_s: float = 0.0
+    ) -> None:
         self.clock = VirtualClock()
+        self.asking = Later(self.clock, answer_s) if answer_s else AtOnce()
         self.shared = shared(self.clock)
         self.senders: list[Sender] = []
         self.unavailable: list[Exception] = []
         self._zero_s = self.clock.seconds
 
     def add(self, **fields: float) -> Sender:
-        lane = Lane("limit", self.shared, self.clock, AtOnce(), self.unavailable.append)
+        lane = Lane("limit", self.shared, self.clock, self.asking, self.unavailable.append)
         self.senders.append(Sender(lane, **fields))
         return self.senders[-1]
 
@@ -78,6 +108,8 @@ class Simulation:
             if at_s >= sender.end_s:
                 continue
             self.clock.seconds = self._zero_s + at_s
+            if isinstance(self.asking, Later):
+                self.asking.deliver()
             part = max(PART, round(bytes_s(at_s) / 200))
             gone, wait_s = sender.lane.use(part, bytes_s(at_s))
             if gone:
