@@ -4,8 +4,8 @@ A limit is a queue in time. Whoever wants to send reserves a turn, half a second
 traffic, and learns when it begins; in its turn it sends at the full rate, and then it is the next
 one's turn. So the limit holds for all together to the byte, transfers share it equally, and a
 transfer that sends little reserves little and leaves the rest to the others (Q3). The next turn is
-reserved in another thread while the last one is used, so that nobody waits for an answer; where
-answers are slow, turns are longer.
+reserved in another thread while the last one is used, so that nobody waits for an answer. A transfer
+that had to wait for one, because it is alone and answers are slow, reserves longer turns for a while.
 
 When there is no answer for seconds, the transfer goes on at the share that it last had. If the answer
 comes after all, what went meanwhile was an advance on that turn.
@@ -24,8 +24,7 @@ from repository import Clock
 
 TURN_S = 0.5
 TURN_S_MAX = 4.0
-_TURN_PER_ANSWER = 3.0
-"""A turn lasts so many times as long as an answer takes."""
+_SHORTER_EACH_TIME = 0.95
 TURN_BYTES_MIN = 16 * 1024
 ANSWER_S_MAX = 5.0
 """Longer than this nobody waits for the shared limit; the transfer goes on at its last share."""
@@ -63,7 +62,6 @@ class SharedLimits(Protocol):
 @dataclass(frozen=True, slots=True)
 class _Answer:
     begins_s: float
-    took_s: float
     grant: Grant
 
 
@@ -107,7 +105,7 @@ class Lane:
         """What went by itself while an answer was under way."""
         self._dry_since_s: float | None = None
         self._is_by_itself = False
-        self._answer_s = 0.0
+        self._turn_s = TURN_S
         self._ask_again_s = 0.0
         self._share = FIRST_SHARE
         self._granted_at_s = clock.monotonic_s()
@@ -137,20 +135,18 @@ class Lane:
 
     @property
     def _turn_bytes(self) -> int:
-        turn_s = min(max(TURN_S, self._answer_s * _TURN_PER_ANSWER), TURN_S_MAX)
-        return max(TURN_BYTES_MIN, round(self._bytes_s * turn_s))
+        return max(TURN_BYTES_MIN, round(self._bytes_s * self._turn_s))
 
-    def _ask(self, bytes_s: float, length_bytes: int, asked_at_s: float) -> _Answer:
+    def _ask(self, bytes_s: float, length_bytes: int) -> _Answer:
         grant = self._shared.reserve(self._key, bytes_s, length_bytes)
-        now_s = self._clock.monotonic_s()
-        return _Answer(now_s + grant.wait_s, now_s - asked_at_s, grant)
+        return _Answer(self._clock.monotonic_s() + grant.wait_s, grant)
 
     def _ask_ahead(self) -> None:
         now_s = self._clock.monotonic_s()
         if self._asked is not None or len(self._turns) >= _TURNS_AHEAD or now_s < self._ask_again_s:
             return
         self._asked_rate = self._bytes_s
-        self._asked = self._asking.submit(self._ask, self._bytes_s, self._turn_bytes, now_s)
+        self._asked = self._asking.submit(self._ask, self._bytes_s, self._turn_bytes)
 
     def _collect(self) -> None:
         """Take the answer, if there is one."""
@@ -170,7 +166,7 @@ class Lane:
             return
         grant = answer.grant
         self._is_by_itself = False
-        self._answer_s = max(answer.took_s, 0.9 * self._answer_s)
+        self._turn_s = max(TURN_S, self._turn_s * _SHORTER_EACH_TIME)
         spent_bytes = min(self._advance_bytes, grant.length_bytes)
         self._advance_bytes -= spent_bytes
         if spent_bytes < grant.length_bytes:
@@ -189,6 +185,7 @@ class Lane:
         if self._asked is not None:
             if self._dry_since_s is None:
                 self._dry_since_s = now_s
+                self._turn_s = min(2 * self._turn_s, TURN_S_MAX)
             if now_s - self._dry_since_s < ANSWER_S_MAX and not self._is_by_itself:
                 return LOOK_UP_S / 10
             self._on_unavailable(LimitsUnavailable(self._key, "it does not answer"))
