@@ -20,7 +20,15 @@ from jobs.move_plans import MoveDisk, MovePlan, pack_attachment, pack_extents, u
 from jobs.move_watch import LifeJudge, Patience, RunPhase, await_move
 from jobs.mover import Mover, carrying_out
 from jobs.moves import FENCE_S, MoveResult, Moves, MoveSign, end_moves, move_id_of
-from repository import Extent, ExtentKind, Repository, SystemClock, VerifyLevel
+from repository import (
+    CollectSettings,
+    CollectStage,
+    Extent,
+    ExtentKind,
+    Repository,
+    SystemClock,
+    VerifyLevel,
+)
 from simulator import Simulator
 
 
@@ -142,6 +150,23 @@ def test_what_a_mover_delivers_is_committed_as_if_read_here(
     assert repository.verify(VerifyLevel.CONTENT, points=[point]).findings == ()
     assert prepared.story.describe_progress()[0] == 100.0
     assert point.read_bytes > 0
+
+
+def test_what_a_mover_stored_outlives_a_collection_before_the_commit(
+    prepared: Prepared, repository: Repository
+) -> None:
+    """A collection planned and tried to the end between a mover's end and the commit takes nothing of it."""
+    move_id = prepared.hand_out()
+    with in_a_thread(lambda: carry_out(prepared, move_id, lambda _: None)) as raised:
+        result = wait_for(prepared, move_id)
+    assert raised == []
+    hasty = CollectSettings(grace_hours=0, undelete_hours=0)
+    stages = {repository.collect(hasty).stage for _ in range(3)}
+    assert CollectStage.SWEPT not in stages
+    records = [result.records[index] for index in range(len(prepared.snapshot.disks))]
+    point = jobs.commit_point(prepared.session, prepared.snapshot, prepared.reference, records)
+    repository.collect(hasty)
+    assert repository.verify(VerifyLevel.CONTENT, points=[point]).findings == ()
 
 
 def test_a_withdrawn_mover_stops_and_what_it_delivers_late_is_not_read(

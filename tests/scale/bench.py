@@ -41,6 +41,8 @@ class Measured:
     prefect_calls: int
     memory_mib: float
     read_mib: float
+    vm_seconds: float = 0.0
+    """Of the slowest VM."""
 
 
 class Calls:
@@ -76,7 +78,7 @@ def one_session(facts: dict[str, Any], way: str) -> Measured:
     calls = Calls(os.environ["PREFECT_API_URL"])
     calls.watch()
     began_s = time.monotonic()
-    read_bytes = by_flow(facts) if way == "flow" else by_steps(facts)
+    read_bytes, vm_seconds = by_flow(facts) if way == "flow" else by_steps(facts)
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Measured(
         vms=facts["vms"],
@@ -86,25 +88,30 @@ def one_session(facts: dict[str, Any], way: str) -> Measured:
         prefect_calls=calls.counts["prefect"],
         memory_mib=peak_kib / 1024,
         read_mib=read_bytes / (1 << 20),
+        vm_seconds=vm_seconds,
     )
 
 
-def by_flow(facts: dict[str, Any]) -> int:
+def by_flow(facts: dict[str, Any]) -> tuple[int, float]:
     from blocks import AhvCluster, BackupRepository, BackupWorkers
     from flows.backup import backup
-    from jobs import BackupJob
+    from jobs import BackupJob, Scope
 
     result = backup(
         AhvCluster.model_validate(facts["cluster"]),
         BackupRepository(url=facts["repository"]),
         BackupWorkers.model_validate({"workers": facts["workers"]}),
-        BackupJob(name="bench", parallel_vms=PARALLEL_VMS),
+        BackupJob(
+            name="bench",
+            parallel_vms=PARALLEL_VMS,
+            scope=Scope(vms=tuple(facts.get("scope", ()))),
+        ),
     )
     assert result.status in ("success", "warning"), result.status
-    return sum(vm.read_bytes for vm in result.vms)
+    return sum(vm.read_bytes for vm in result.vms), max(vm.duration_s for vm in result.vms)
 
 
-def by_steps(facts: dict[str, Any]) -> int:
+def by_steps(facts: dict[str, Any]) -> tuple[int, float]:
     import jobs
     from blocks import AhvCluster
     from jobs import BackupJob, NullObserver, VmStory, WorkerSpec, open_backup_session
@@ -152,7 +159,7 @@ def by_steps(facts: dict[str, Any]) -> int:
             return point.read_bytes
 
         with ThreadPoolExecutor(PARALLEL_VMS) as threads:
-            return sum(threads.map(run, chosen.targets))
+            return sum(threads.map(run, chosen.targets)), 0.0
 
 
 def measure(sizes: tuple[int, ...]) -> list[Measured]:
@@ -181,6 +188,31 @@ def measure(sizes: tuple[int, ...]) -> list[Measured]:
                 finally:
                     server.child.end()
     return found
+
+
+def measure_large_disk() -> str:
+    """One VM with a disk of 1 TiB of which nothing changed: what the session itself takes."""
+    from repository import Repository
+    from simulator import Crowd, Simulator
+    from tests.scale.processes import PrefectServer
+
+    with tempfile.TemporaryDirectory(prefix="ahvault-bench-") as name:
+        folder = Path(name)
+        crowd = Crowd(vm_count=1, disks_per_vm=1, disk_bytes=1 << 40)
+        with Simulator(size=0.02, crowd=crowd) as simulator:
+            server = PrefectServer(folder, "127.0.0.1", None)
+            server.start()
+            try:
+                Repository.create(f"file://{folder}/repository").close()
+                facts = {**describe(simulator, folder, 1), "scope": ["vm-001"]}
+                in_child(facts, "flow", server.url, folder)
+                again = in_child(facts, "flow", server.url, folder)
+            finally:
+                server.child.end()
+    return (
+        f"1 TiB disk, nothing changed: {again.vm_seconds:.1f} s for the VM from snapshot to end, "
+        f"{again.read_mib:.0f} MiB read, {again.memory_mib:.0f} MiB memory"
+    )
 
 
 def describe(simulator: Any, folder: Path, vms: int) -> dict[str, Any]:
@@ -270,7 +302,7 @@ def main() -> None:
         sys.stdout.write(json.dumps(asdict(measured)) + "\n")
         return
     sizes = tuple(int(each) for each in sys.argv[1:]) or SIZES
-    sys.stdout.write(table(measure(sizes)) + "\n")
+    sys.stdout.write(table(measure(sizes)) + "\n\n" + measure_large_disk() + "\n")
 
 
 if __name__ == "__main__":
