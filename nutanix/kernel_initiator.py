@@ -57,8 +57,8 @@ class KernelInitiator:
     def logged_in(self, portal: Portal, targets: re.Pattern[str]) -> Iterator[list[str]]:
         """Sessions with every target of the portal whose name matches; their names inside the block.
 
-        The last user of a target in this process ends its session, on every way out. Sessions that a
-        killed process left with targets of ours that are gone are ended first. Raises `InitiatorFailed`
+        The last user of a target in this process ends its session, on every way out. Sessions through
+        this portal that a killed process left with targets of ours that are gone are ended first. Raises `InitiatorFailed`
         when the machine cannot, and `TargetRefused` when the portal shows no such target.
         """
         with self._lock:
@@ -75,12 +75,14 @@ class KernelInitiator:
                         _log_out(name)
 
     def _log_in(self, portal: Portal, targets: re.Pattern[str]) -> list[str]:
+        # In this order: a session that another process opens meanwhile is never taken for a stale one.
+        begun = _sessions(portal)
         shown = _discover(portal)
         names = sorted(name for name in shown if targets.fullmatch(name))
         if not names:
             reason = "the portal does not show it; is the volume group attached to this initiator?"
             raise TargetRefused(str(portal), targets.pattern, reason)
-        for stale in _sessions() - shown:
+        for stale in begun - shown:
             if stale.startswith(OUR_TARGETS) and not self._users[stale]:
                 _log_out(stale)
         for name in names:
@@ -125,9 +127,10 @@ def _discover(portal: Portal) -> set[str]:
     return set(_TARGET.findall(told))
 
 
-def _sessions() -> set[str]:
-    """The targets of every session of this machine."""
-    return set(_TARGET.findall(_iscsiadm("-m", "session", but_for=_NOTHING_FOUND)))
+def _sessions(portal: Portal) -> set[str]:
+    """The targets of this machine's sessions through a portal; a redirected one counts by where it began."""
+    told = _iscsiadm("-m", "session", but_for=_NOTHING_FOUND)
+    return set(re.findall(rf"\] {re.escape(str(portal))},\S+ (iqn\.\S+)", told))
 
 
 def _log_out(target: str) -> None:

@@ -2,7 +2,8 @@
 
 It speaks to the portal for real, as the initiator of its site file, and what a kernel would do after the
 login it does itself: links under `disk/by-path` that lead to the units' files. The arguments of every
-call are appended to `calls.jsonl`. Written from iscsiadm(8) and udev's naming, not from what calls it.
+call are appended to `calls.jsonl`. Written from iscsiadm(8) and udev's naming, not from what calls it. It is
+started dozens of times, so it imports only what a call needs.
 """
 
 from __future__ import annotations
@@ -10,18 +11,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 SITE = json.loads(Path(__file__).with_name("site.json").read_text())
 sys.path.insert(0, SITE["project"])
-
-from nutanix.iscsi_disks import IscsiDisk, _units  # noqa: E402
-from nutanix.iscsi_session import Login, discover  # noqa: E402
-
 ROOT, STATE, SESSIONS = Path(SITE["device_root"]), Path(SITE["state"]), Path(SITE["sessions"])
 BY_PATH = ROOT / "disk" / "by-path"
 
 
-def login(portal: str, target: str | None) -> Login:
+def login(portal: str, target: str | None) -> Any:
+    from nutanix.iscsi_session import Login
+
     host, _, port = portal.partition(":")
     return Login(host, int(port), SITE["initiator"], target, SITE["secret"])
 
@@ -31,6 +31,8 @@ def value(flag: str) -> str:
 
 
 def discovery() -> int:
+    from nutanix.iscsi_session import discover
+
     portal = value("-p")
     names = sorted(discover(login(portal, None)))
     print("\n".join(f"{portal},1 {name}" for name in names))
@@ -48,6 +50,8 @@ def log_in(portal: str, target: str) -> int:
     session = SESSIONS / target
     if session.exists():
         return 15
+    from nutanix.iscsi_disks import IscsiDisk, _units
+
     BY_PATH.mkdir(parents=True, exist_ok=True)
     place = login(portal, target)
     for lun in _units(place):

@@ -168,11 +168,13 @@ def open_iscsi(simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_backup_and_restore_through_the_kernels_initiator(
     outside: Any, simulator: Simulator, open_iscsi: Any
 ) -> None:
-    """The same through `iscsiadm` (a stand-in that logs in for real): its name, its devices, every session ended, a stale one too."""
+    """The same through `iscsiadm` (a stand-in that logs in for real): its name, its devices, every session ended, a stale one too, and nobody else's."""
     stale = "iqn.2010-06.com.nutanix:ahvault-00000000-0000-0000-0000-000000000000"
     foreign = "iqn.2010-06.com.nutanix:somebody-else"
+    elsewhere = "iqn.2010-06.com.nutanix:ahvault-11111111-0000-0000-0000-000000000000"
     for name in (stale, foreign):
-        (open_iscsi["sessions"] / name).write_text("127.0.0.1:3260")
+        (open_iscsi["sessions"] / name).write_text(simulator.iscsi_portal)
+    (open_iscsi["sessions"] / elsewhere).write_text("192.0.2.9:3260")
     site = outside("kernel-iscsi", SECRET, device_root=str(open_iscsi["dev"]))
     first = there_and_back(site, simulator, "web01", "kernel-restored")
     assert first.vms[0].worker == "backup-host"
@@ -183,7 +185,7 @@ def test_backup_and_restore_through_the_kernels_initiator(
     logins, logouts = calls.count('"--login"'), calls.count('"--logout"')
     assert logins >= 3
     assert logouts == logins + 1  # The stale one.
-    assert [each.name for each in open_iscsi["sessions"].iterdir()] == [foreign]
+    assert {each.name for each in open_iscsi["sessions"].iterdir()} == {foreign, elsewhere}
 
 
 def test_a_machine_without_open_iscsi_says_so(
