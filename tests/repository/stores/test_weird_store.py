@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from repository import CollectionRefused, CollectSettings, CollectStage, Repository, StoreDenied
+from repository import (
+    CollectionRefused,
+    CollectSettings,
+    CollectStage,
+    CommitFailed,
+    Repository,
+    StoreDenied,
+    SystemClock,
+)
 from repository.layout import POINTS, SEGMENTS
 from repository.store import ObjectInfo
 from tests.repository.fault_store import FaultStore
@@ -99,3 +108,39 @@ def test_objects_that_may_not_be_deleted_yet_are_tried_again(
     store.plan = lambda _operation, _key: None
     assert bench.repository.collect(AT_ONCE).stage is CollectStage.SWEPT
     assert [*store.inner.list("data/")] == []
+
+
+class WrongClock(SystemClock):
+    """A clock that is off by so many days."""
+
+    def __init__(self, days: float) -> None:
+        self._off = dt.timedelta(days=days)
+
+    def now(self) -> dt.datetime:
+        return super().now() + self._off
+
+
+@pytest.mark.parametrize("days", [-400, -3, 3, 400])
+def test_a_clock_that_is_wrong_costs_work_never_data(
+    bench: Any, make_disk: MakeDisk, make_draft: Callable[..., Any], days: float
+) -> None:
+    """A collector with another time plans and sweeps beside a running backup: that commits whole, or fails and is run again."""
+    data = bytes(range(256)) * (4 * CHUNK // 256)
+    forgotten = bench.commit(bench.write(make_disk(data)), vm_id="vm-2")
+    bench.repository.forget(forgotten)
+    kept = bench.commit(bench.write(make_disk(b"k" * CHUNK)), vm_id="vm-3")
+    with bench.repository.write_session("writer") as session:
+        record = bench.write(make_disk(data), session=session)
+        for later in (days, days + 3):
+            collector = Repository.open(bench.url, clock=WrongClock(later))
+            collector.collect(CollectSettings(undelete_hours=0))
+        try:
+            session.commit(make_draft(record))
+        except CommitFailed:
+            assert [point.id for point in bench.reopened().points().points] == [kept.id]
+    bench.repository = bench.reopened()
+    again = bench.commit(bench.write(make_disk(data)))
+    assert bench.repository.verify().is_clean
+    for point in bench.repository.points().points:
+        assert bench.read(point) == (b"k" * CHUNK if point.id == kept.id else data)
+    assert bench.read(again) == data
