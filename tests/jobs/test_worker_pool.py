@@ -138,6 +138,19 @@ def test_a_guest_is_asked_first_and_its_power_cut_second(
     assert set(states(client).values()) == {False}
 
 
+def test_a_shutdown_that_the_cluster_fails_at_ends_in_a_power_off(
+    simulator: Simulator, client: AhvClient, open_run: OpenRun
+) -> None:
+    """W9: the operation fails for both workers; their power is cut, and nothing is left to the next session."""
+    with open_run() as run:
+        run.workers.prepare()
+        fault = {"kind": "task", "outcome": "fails", "match": {"operation": "SetVmPower"}}
+        simulator.story.set_faults({"faults": [{**fault, "times": 2}]})
+    assert simulator.story.struck_faults() == [2]
+    assert states(client) == {"ahvault-worker-1": False, "ahvault-worker-2": False}
+    assert all_entries(run.repository.live) == []
+
+
 def test_a_guest_that_ignores_the_button_loses_its_power(tmp_path: Path) -> None:
     """W9: after the timeout the power is cut, so that no worker runs for ever; it is never suspended."""
     settings = Settings(task_s=0.01, power_on_s=0.02, guests_ignore_shutdown=True)
