@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from jobs.policies import (
     BackupWindow,
@@ -84,6 +84,15 @@ class WorkerSpec(BaseModel):
             description="Seconds a guest gets to shut down before its power is cut.",
         ),
     ] = 120.0
+
+    @model_validator(mode="after")
+    def _names_its_initiator_from_afar(self) -> Self:
+        if self.access == "kernel-iscsi" and self.queue is not None and self.initiator is None:
+            raise ValueError(
+                "a worker with a queue that uses kernel-iscsi needs `initiator`: the name in its own "
+                "/etc/iscsi/initiatorname.iscsi, which cannot be read from elsewhere"
+            )
+        return self
 
 
 class BackupJob(BaseModel):

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from jobs import NoWorker, WorkerState, rank_workers
+from jobs import NoWorker, WorkerSpec, WorkerState, rank_workers
 
 
 def worker(
@@ -84,3 +84,10 @@ def test_ties_are_broken_the_same_way_whatever_the_order() -> None:
     for order in itertools.permutations(workers):
         ranked = rank_workers(list(order), purpose="back up web01", host_id="h1", cluster_id="c1")
         assert [choice.worker.name for choice in ranked] == ["amy", "zed", "off", "busy"]
+
+
+def test_a_kernel_initiator_of_another_machine_is_named() -> None:
+    """A worker with a queue logs in by itself, so its name cannot be read here: it must be given."""
+    with pytest.raises(ValueError, match="needs `initiator`"):
+        WorkerSpec(vm="w", access="kernel-iscsi", queue="w")
+    WorkerSpec(vm="w", access="kernel-iscsi", queue="w", initiator="iqn.1993-08.org.debian:01:a")
