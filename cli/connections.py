@@ -11,6 +11,7 @@ from cli.config import (
     ClusterSettings,
     RepositorySettings,
     Settings,
+    WorkerSettings,
     read_key_file,
     read_secret_file,
     require_cluster_url,
@@ -111,20 +112,12 @@ def worker_specs(settings: Settings) -> list[WorkerSpec]:
     """The configured workers, none if there are none."""
     from jobs import WorkerSpec
 
-    return [
-        WorkerSpec(
-            vm=worker.vm,
-            access=worker.access,
-            device_root=str(worker.device_root),
-            initiator=worker.initiator,
-            slots=worker.slots,
-            enabled=worker.enabled,
-            queue=worker.queue,
-            boot_timeout_s=worker.boot_timeout_s,
-            shutdown_timeout_s=worker.shutdown_timeout_s,
-        )
-        for worker in settings.workers
-    ]
+    return [_build(WorkerSpec, "workers", _worker_fields(each)) for each in settings.workers]
+
+
+def _worker_fields(worker: WorkerSettings) -> dict[str, Any]:
+    fields = worker.model_dump()
+    return {**fields, "device_root": str(worker.device_root)}
 
 
 def _cluster_fields(settings: Settings) -> dict[str, Any]:

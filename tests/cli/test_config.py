@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cli.config import Settings, find_file, load_settings
+from cli.connections import worker_specs
 from cli.errors import ConfigInvalid
 from cli.options import ClusterOptions, CommonOptions, RepositoryOptions, WorkerOptions
 
@@ -181,3 +182,10 @@ def test_a_mistake_in_a_flag_is_named() -> None:
         load(WorkerOptions(workers=["=/dev"]))
     with pytest.raises(ConfigInvalid, match=r"--cluster-prism-element-port: input should be"):
         load(ClusterOptions(cluster_prism_element_port=0))
+
+
+def test_a_worker_that_cannot_be_is_a_mistake_of_the_configuration(file: Path) -> None:
+    """What the session's own model refuses is told as a setting, not as a mistake of ours."""
+    file.write_text('[[workers]]\nvm = "w"\nqueue = "w"\naccess = "kernel-iscsi"\n')
+    with pytest.raises(ConfigInvalid, match=r"workers.*needs `initiator`"):
+        worker_specs(load(file=file))
