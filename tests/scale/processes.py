@@ -21,6 +21,8 @@ from typing import Any
 
 import httpx
 
+from jobs.leases import process_token
+
 START_S_MAX = 180.0
 Environment = Mapping[str, str]
 
@@ -80,11 +82,16 @@ class Child:
         """End it with all its descendants: first asked, then killed."""
         if self.process is None:
             return
-        family = [self.pid, *descendants(self.pid)]
-        send(family[:1], number)
+        # By their start, too: an id may belong to somebody else by the time it is used again.
+        family = {pid: process_token(pid) for pid in (self.pid, *descendants(self.pid))}
+        if self.process.poll() is None:
+            self.process.send_signal(number)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(within_s)
-        send(family, signal.SIGKILL)
+        send(
+            [pid for pid, token in family.items() if token and process_token(pid) == token],
+            signal.SIGKILL,
+        )
         self.process.wait()
 
 
