@@ -134,7 +134,8 @@ class Month:
     def day_17(self) -> None:
         """A rough network: answers are lost after the work was done."""
         lost = {"kind": "dropped", "is_done": True, "probability": 0.03}
-        bad = {"kind": "bad_regions", "how": "truncated", "times": 3}
+        where = {"side": "element", "path": "*compute-changed-regions"}
+        bad = {"kind": "bad_regions", "how": "truncated", "times": 3, "match": where}
         self.site.simulator.story.set_faults({"seed": 17, "faults": [lost, bad]})
 
     def day_19(self) -> None:
