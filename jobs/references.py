@@ -27,6 +27,11 @@ from repository import DiskRecord, Repository, RestorePoint
 
 log = logging.getLogger(__name__)
 
+DAMAGE_TOLD = (
+    "verification found the last restore point damaged, and this one may inherit that: run "
+    "`ahvault repair`, and the backup after it reads what was lost from the VM again"
+)
+
 
 class Inquiry(Protocol):
     """Who asks what a VM builds on: a session, or the preview of one."""
@@ -82,6 +87,8 @@ class Reference:
     """Ids of the VM's disks as they are now, and what each may be compared with by digest."""
     replaced: frozenset[str] = frozenset()
     """Disks that have taken the place of another."""
+    warnings: tuple[str, ...] = ()
+    """What the operator should know of the restore point that is built on."""
 
     def base(self, disk_id: str) -> DiskRecord | None:
         """The disk as the last restore point holds it."""
@@ -128,7 +135,18 @@ def find_reference(session: Inquiry, snapshot: SeenVm) -> Reference:
         distrust=distrust,
         bases=comparable_disks(newest, snapshot.disks, by_place=distrust is not None),
         replaced=_replaced(newest, snapshot.disks),
+        warnings=_known_damage(session, newest),
     )
+
+
+def _known_damage(session: Inquiry, point: RestorePoint) -> tuple[str, ...]:
+    """Whether an open finding concerns the point: what it inherits would be damaged too (H4, H6)."""
+    concerned = {
+        part.point_id
+        for found in session.repository.open_findings()
+        for part in found.finding.concerned
+    }
+    return (DAMAGE_TOLD,) if point.id in concerned else ()
 
 
 def newest_before(

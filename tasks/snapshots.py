@@ -35,6 +35,8 @@ def find_reference(snapshot: Snapshot) -> Reference:
         story.warn(
             f"{reference.damaged_count} commit records cannot be read; building on the newest that can"
         )
+    for warning in reference.warnings:
+        story.warn(warning)
     story.kind = "full" if reference.point is None else "incremental"
     return reference
 

@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from jobs import BackupSession, ReadCause, ReadMethod
+from jobs import (
+    BackupJob,
+    BackupSession,
+    NullObserver,
+    ReadCause,
+    ReadMethod,
+    Reference,
+    WorkerSpec,
+)
+from jobs.session import open_backup_session
 from nutanix import AhvClient, ClusterBusy
 from repository import FileTarget, Repository, RestorePoint, VerifyLevel
 from simulator import Simulator
@@ -203,17 +212,36 @@ def test_last_point_forgotten(
 
 
 def test_last_commit_record_damaged(
-    guest: str, protect: Protect, repository: Repository, tmp_path: Path
+    guest: str,
+    client: AhvClient,
+    workers: list[WorkerSpec],
+    protect: Protect,
+    repository: Repository,
+    back_up: Callable[[BackupSession, str], RestorePoint],
+    reference_of: Callable[[BackupSession, str], Reference],
+    tmp_path: Path,
 ) -> None:
-    """A commit record that cannot be read is passed over: the newest valid point is the base."""
+    """A commit record that cannot be read is passed over and told: the newest valid point is the base, compared by digest."""
     first = protect(guest)
     second = protect(guest)
     record = tmp_path / "repository" / second.key
     record.write_bytes(record.read_bytes()[:-40])
-    with Repository.open(repository.url) as reopened:
-        listing = reopened.points(first.vm_id)
-        assert [each.id for each in listing.points] == [first.id]
-        assert len(listing.damaged) == 1
+    with (
+        Repository.open(repository.url) as reopened,
+        open_backup_session(
+            client=client,
+            repository=reopened,
+            workers=workers,
+            job=BackupJob(name="nightly"),
+            observer=NullObserver(),
+        ) as session,
+    ):
+        session.workers.prepare()
+        point = back_up(session, first.vm_id)
+        assert reference_of(session, first.vm_id).damaged_count == 1
+    assert point.previous_point_id == first.id
+    assert causes(point) == [ReadCause.REFERENCE_GONE] * 2
+    assert point.stored_bytes == 0
 
 
 def test_maps_of_the_last_point_damaged(
@@ -231,16 +259,38 @@ def test_maps_of_the_last_point_damaged(
     assert point.stored_bytes == 0
 
 
+@pytest.fixture
+def warned(
+    simulator: Simulator,
+    open_backup: Callable[..., AbstractContextManager[BackupSession]],
+    reference_of: Callable[[BackupSession, str], Reference],
+) -> Callable[[str], str]:
+    """What the next session would say of the restore point that it builds on."""
+
+    def said(vm: str) -> str:
+        with open_backup(vm) as session:
+            return " ".join(reference_of(session, simulator.vm_id(vm)).warnings)
+
+    return said
+
+
 def test_damaged_chunks_are_read_from_production_again(
-    simulator: Simulator, guest: str, protect: Protect, repository: Repository, tmp_path: Path
+    simulator: Simulator,
+    guest: str,
+    protect: Protect,
+    repository: Repository,
+    warned: Callable[[str], str],
+    tmp_path: Path,
 ) -> None:
-    """H4: what lies in a pack under quarantine is not inherited; the next run reads those places, and all is healed."""
+    """H4: known damage is a warning; once what lies in a pack under quarantine is not inherited; the next run reads those places, and all is healed."""
     protect(guest)
     packs = [path for path in (tmp_path / "repository/data").rglob("*") if path.is_file()]
     for pack in packs:
         data = bytearray(pack.read_bytes())
         data[200] ^= 0xFF
         pack.write_bytes(data)
+    assert repository.verify(VerifyLevel.CONTENT).findings
+    assert "run `ahvault repair`" in warned(guest)
     assert repository.repair().packs_quarantined
     assert repository.verify(VerifyLevel.CONTENT).findings
     point = protect(guest)
