@@ -112,9 +112,11 @@ def _view(planned: SessionPlan) -> Iterator[RenderableType]:
 
     going = [vm for vm in planned.vms if vm.problem is None]
     size, amount = sum(vm.size_bytes for vm in going), sum(vm.expected_bytes for vm in going)
+    is_bound = any(disk.is_bound for vm in going for disk in vm.disks)
     yield (
         f"Job {planned.job}: {len(planned.vms)} VMs, {planned.parallel_vms} at a time; of "
-        f"{human_bytes(size)} about {human_bytes(amount)} would be read. Nothing was changed."
+        f"{human_bytes(size)} {'at most' if is_bound else 'about'} {human_bytes(amount)} would be "
+        "read. Nothing was changed."
     )
     yield from (f"Warning: {text}" for text in planned.warnings)
     if planned.left_out:

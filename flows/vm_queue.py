@@ -32,9 +32,11 @@ def run_queue(
         _run_round(session, vms, run_vm, watch)
         for number in range(1, session.job.retry.times + 1 if may_retry else 1):
             again = session.to_try_again(vms)
-            if not again or not _pause(session, watch, len(again), number):
-                return
             session.admission.reset()
+            if not again or session.admission.refusal() is not None:
+                return
+            if not _pause(session, watch, len(again), number):
+                return
             _run_round(session, again, run_vm, watch)
     except BaseException:
         session.wind_down("it was interrupted", at_once=True)

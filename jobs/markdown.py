@@ -75,6 +75,7 @@ def _remarks(result: SessionResult) -> list[str]:
         if vm.error:
             remarks.append(f"- **{vm.vm_name}**: {vm.error}")
         remarks += [f"- {vm.vm_name}: warning: {warning}" for warning in vm.warnings]
+        remarks += [f"- {vm.vm_name}: {text}" for text in vm.ruled_out]
         if vm.bottleneck:
             rate = human_rate(vm.read_bytes, vm.transfer_s)
             remarks.append(f"- {vm.vm_name}: {rate}, load: {describe_loads(vm.loads)}")

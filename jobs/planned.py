@@ -34,6 +34,11 @@ class PlannedDisk(BaseModel):
     """What will be read, as far as can be known without a new snapshot."""
     basis: Basis
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether nothing is known but that it cannot be more."""
+        return self.basis is Basis.SIZE
+
 
 class PlannedVm(BaseModel):
     """One VM of a run to come. With a `problem` it would fail, or not even start."""

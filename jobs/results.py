@@ -60,11 +60,18 @@ class VmResult(BaseModel):
     bottleneck: str | None = None
     disks: tuple[DiskResult, ...] = ()
     warnings: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
+    """What belongs to the VM and is not in its restore point, in words (E3, N3)."""
     error: str | None = None
     tries: int = 1
     """How often the session has tried it (J4)."""
     earlier_errors: tuple[str, ...] = ()
     """Why the tries before the last one failed, oldest first."""
+
+    @property
+    def ruled_out(self) -> tuple[str, ...]:
+        """What a rule of the job left out: of `lacks` what is no warning."""
+        return tuple(text for text in self.lacks if text not in self.warnings)
 
     def after(self, earlier: VmResult) -> VmResult:
         """This result as that of a further try."""

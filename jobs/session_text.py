@@ -114,6 +114,7 @@ def _remarks(result: SessionResult) -> Iterator[str]:
     for vm in result.vms:
         yield from (f"{vm.vm_name}: warning: {text}" for text in vm.warnings)
         yield from (f"{vm.vm_name}: earlier try: {text}" for text in vm.earlier_errors)
+        yield from (f"{vm.vm_name}: {text}" for text in vm.ruled_out)
     if result.left_out:
         yield f"left out: {'; '.join(result.left_out)}"
     yield from (f"cleaned up after an earlier session: {text}" for text in result.cleaned)

@@ -52,6 +52,8 @@ class VmStory:
     disks: tuple[DiskResult, ...] = ()
     loads: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    lacks: tuple[str, ...] = ()
+    """What belongs to the VM and is not in its restore point, in words."""
     progress: dict[str, DiskProgress] = field(default_factory=dict)
     damaged: dict[str, list[Extent]] = field(default_factory=dict)
     """By disk id, what a restore that allows damage could not read and left as zeros."""
@@ -143,6 +145,7 @@ class VmStory:
             bottleneck=bottleneck(self.loads),
             disks=self.disks,
             warnings=tuple(self.warnings),
+            lacks=self.lacks,
             error=None if error is None else (str(error) or type(error).__name__),
         )
         self.observer.vm_finished(result)

@@ -22,6 +22,10 @@ def take_snapshot(vm_id: str) -> Snapshot:
     story.consistency = snapshot.consistency
     for warning in snapshot.warnings:
         story.warn(warning)
+    story.lacks = snapshot.lacks
+    for text in snapshot.lacks:
+        if text not in snapshot.warnings:
+            story.step(text)
     story.step(f"snapshot taken: {len(snapshot.disks)} disk(s), {snapshot.consistency}-consistent")
     return snapshot
 
