@@ -187,3 +187,14 @@ class WorkerUnknown(CliError):
             f"No worker {name!r} is configured{where}.{there} "
             "`ahvault workers list` lists them, `ahvault workers add` adds one."
         )
+
+
+class WorkerFailed(CliError):
+    """A worker that was just made cannot be used, and was removed again."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name, self.reason = name, reason
+        super().__init__(
+            f"Worker {name} was made and cannot be used, so it was removed again: {reason} "
+            "Its console in Prism shows what its first boot does; --boot-timeout-s gives it more time."
+        )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli import workers_deploy
 from cli.config import Settings, WorkerSettings, load_settings
 from cli.connections import open_cluster, open_repository, worker_specs
 from cli.errors import WorkerUnknown
@@ -73,6 +74,8 @@ _COLUMNS = (
     Column("SESSIONS", is_number=True),
     Column("NOT USED BECAUSE", can_wrap=True),
 )
+
+app.command("deploy", epilog=workers_deploy.EXAMPLES)(workers_deploy.deploy)
 
 Name = Annotated[str, typer.Argument(help="The worker, as the settings call it.", metavar="NAME")]
 

@@ -10,6 +10,7 @@ from jobs.errors import (
     BackupsLate,
     ConsistencyNotReached,
     DamageFound,
+    DeployRefused,
     DisksUnexpected,
     HookFailed,
     JobError,
@@ -108,6 +109,8 @@ from jobs.upkeep_markdown import (
 )
 from jobs.volumes import Attachment, DiskGroup, attach, detach, make_group, remove_group
 from jobs.week import WeeklyTimes
+from jobs.worker_deploy import DeployPlan, WorkerWanted, deployed, plan_deployment
+from jobs.worker_image import WorkerBoot
 from jobs.worker_pool import WorkerPool
 from jobs.worker_status import WorkerReport, report_workers
 from jobs.worker_trial import TRIAL_JOB, TrialStep, try_worker
@@ -126,6 +129,8 @@ __all__ = [
     "CircuitBreaker",
     "ConsistencyNotReached",
     "DamageFound",
+    "DeployPlan",
+    "DeployRefused",
     "DiskGroup",
     "DiskPlan",
     "DiskResult",
@@ -208,6 +213,7 @@ __all__ = [
     "VmStory",
     "VmTarget",
     "WeeklyTimes",
+    "WorkerBoot",
     "WorkerBusy",
     "WorkerChoice",
     "WorkerLost",
@@ -215,6 +221,7 @@ __all__ = [
     "WorkerReport",
     "WorkerSpec",
     "WorkerState",
+    "WorkerWanted",
     "WorkersTried",
     "abandon_snapshot",
     "apply_known_retention",
@@ -235,6 +242,7 @@ __all__ = [
     "commit_point",
     "create_restored_vm",
     "current_observer",
+    "deployed",
     "describe_breaches",
     "detach",
     "drain",
@@ -262,6 +270,7 @@ __all__ = [
     "parse_job",
     "parse_rule",
     "plan_alert",
+    "plan_deployment",
     "plan_reads",
     "plan_session",
     "rank_workers",

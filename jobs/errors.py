@@ -4,6 +4,7 @@ JobError
 ├── JobInvalid          the job as written cannot run: name the field, change the job
 ├── NothingToBackUp     the scope selects no VM
 ├── NoWorker            no configured worker can be used for a VM
+├── DeployRefused       a worker cannot be made as asked; nothing was done
 ├── WorkerBusy          a worker that is in use cannot be removed
 ├── WorkerLost          a worker died under a transfer: another one may go on
 ├── VmBusy              another session is backing up this VM right now
@@ -67,6 +68,14 @@ class NoWorker(JobError):
             f"No worker can be used to {purpose}: {told or 'none is configured'}. "
             "Name at least one worker VM of the cluster that can be powered on."
         )
+
+
+class DeployRefused(JobError):
+    """A worker cannot be made as it was asked for. Nothing was done on the cluster."""
+
+    def __init__(self, worker: str, reason: str) -> None:
+        self.worker, self.reason = worker, reason
+        super().__init__(f"Worker {worker} was not deployed: {reason}.")
 
 
 class WorkerBusy(JobError):

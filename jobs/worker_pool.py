@@ -168,7 +168,7 @@ class WorkerPool:
             return None
         check, queue = self._queue_check, spec.queue
         if wait_until(
-            lambda: check(queue) is None, clock=self._clock, timeout_s=spec.boot_timeout_s
+            lambda: check(queue) is None, clock=self._client.clock, timeout_s=spec.boot_timeout_s
         ):
             return None
         return check(queue)

@@ -14,7 +14,6 @@ session between two VMs has none attached; it finds its worker off and powers it
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 
 from jobs.journal import Entry, Journal, all_entries, forget_entry, read_journal
@@ -27,6 +26,7 @@ from nutanix import (
     PermissionDenied,
     Vm,
 )
+from nutanix import Clock as SleepingClock
 from repository import Clock, LiveRecords
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def release_worker(
         forget_entry(records, entry)
         return False
     try:
-        was_last = _turn_off(client, clock, entry, shutdown_timeout_s)
+        was_last = _turn_off(client, entry, shutdown_timeout_s)
     except NotFound:
         forget_entry(records, entry)
         return False
@@ -99,7 +99,7 @@ def release_worker(
     return was_last
 
 
-def _turn_off(client: AhvClient, clock: Clock, entry: Entry, shutdown_timeout_s: float) -> bool:
+def _turn_off(client: AhvClient, entry: Entry, shutdown_timeout_s: float) -> bool:
     log.info("Powering off worker %s", entry.name)
     try:
         if not client.shutdown(entry.vm_id, only_if=_serves_nobody):
@@ -108,7 +108,9 @@ def _turn_off(client: AhvClient, clock: Clock, entry: Entry, shutdown_timeout_s:
         log.info("Worker %s cannot be asked to shut down: %s", entry.name, error)
     else:
         if wait_until(
-            lambda: not client.vm(entry.vm_id).is_on, clock=clock, timeout_s=shutdown_timeout_s
+            lambda: not client.vm(entry.vm_id).is_on,
+            clock=client.clock,
+            timeout_s=shutdown_timeout_s,
         ):
             return True
         log.warning("Worker %s did not shut down in time; its power is cut", entry.name)
@@ -119,11 +121,11 @@ def _serves_nobody(vm: Vm) -> bool:
     return not vm.volume_group_ids
 
 
-def wait_until(is_so: Callable[[], bool], *, clock: Clock, timeout_s: float) -> bool:
+def wait_until(is_so: Callable[[], bool], *, clock: SleepingClock, timeout_s: float) -> bool:
     """Ask again and again until it is so, or until the time is up: then False."""
     deadline_s = clock.monotonic_s() + timeout_s
     while not is_so():
         if clock.monotonic_s() >= deadline_s:
             return False
-        time.sleep(min(POLL_S, timeout_s / 4 + 0.01))
+        clock.sleep(min(POLL_S, timeout_s / 4 + 0.01))
     return True

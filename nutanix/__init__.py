@@ -49,6 +49,7 @@ from nutanix.models.inventory import (
     Cluster,
     ContainerSpace,
     Host,
+    Image,
     StorageContainer,
     Subnet,
 )
@@ -63,7 +64,7 @@ from nutanix.models.recovery_points import (
     VmRecoveryPoint,
     VolumeGroupRecoveryPoint,
 )
-from nutanix.models.vm_specs import DiskSpec, VmSpec
+from nutanix.models.vm_specs import DiskSpec, ImageDisk, VmSpec
 from nutanix.models.vms import CdRom, DiskAddress, Nic, Vm, VmDisk
 from nutanix.models.volume_groups import (
     BlankDisk,
@@ -114,6 +115,8 @@ __all__ = [
     "FeatureMissing",
     "Finding",
     "Host",
+    "Image",
+    "ImageDisk",
     "InitiatorFailed",
     "IscsiDisk",
     "IscsiPlace",

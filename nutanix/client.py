@@ -10,6 +10,7 @@ import httpx
 from nutanix.changed_regions import ChangedRegionVerbs
 from nutanix.clock import Clock, SystemClock
 from nutanix.connection import ClusterConnection
+from nutanix.images import ImageVerbs
 from nutanix.inventory import InventoryVerbs
 from nutanix.power import PowerVerbs
 from nutanix.recovery_points import RecoveryPointVerbs
@@ -27,6 +28,7 @@ class AhvClient(
     VolumeGroupVerbs,
     PowerVerbs,
     VmLifecycleVerbs,
+    ImageVerbs,
     RightsVerbs,
 ):
     """A cluster as an operator would speak of it: one method per verb, each named after its effect.

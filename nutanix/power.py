@@ -65,6 +65,27 @@ class PowerVerbs(Api):
             vm_id, "shutdown", wanted_on=False, only_if=only_if, request_id=request_id
         )
 
+    def migrate_to_host(self, vm_id: str, host_id: str, *, request_id: str | None = None) -> None:
+        """Move a running VM to a host of its cluster and wait. There already is a success."""
+        purpose = f"move VM {vm_id} to host {host_id}"
+
+        def act(current: Answer) -> None:
+            if parse(Vm, current.data, purpose).host_id == host_id:
+                return
+            operation_id = self._start(
+                "POST",
+                "vmm",
+                f"{VMS}/{vm_id}/$actions/migrate-to-host",
+                purpose=purpose,
+                subject=Subject("VM", vm_id),
+                body={"host": {"extId": host_id}},
+                etag=current.etag,
+                request_id=conditional_request_id(request_id, current.etag),
+            )
+            self.wait_for_operation(operation_id, purpose=purpose)
+
+        self._change(lambda: self._get("vmm", VMS, vm_id, "VM"), act)
+
     def _power(
         self,
         vm_id: str,

@@ -5,10 +5,13 @@ The wire shape of a VM is its record (nutanix-v4 §12).
 
 from __future__ import annotations
 
+import base64
+
 from simulator.attachments import attach_group, detach_group
 from simulator.clock import stamp
 from simulator.cluster import Cluster, operation, refuse
 from simulator.documents import Document, Record
+from simulator.errors import RefusedError
 from simulator.hardware import (
     VM_REL,
     disk_document,
@@ -26,6 +29,7 @@ from simulator.places import place_of_vm, require_place
 from simulator.tasks import RunningTask
 
 _TYPE = "vmm.v4.ahv.config."
+_USER_DATA_CHARACTERS_MAX = 128_000
 POWER_ACTIONS = {
     "power-on": "ON",
     "power-off": "OFF",
@@ -45,12 +49,45 @@ POWER_ACTIONS = {
 def create_vm(cluster: Cluster, task: RunningTask) -> None:
     """Make a VM from a request; its id was chosen when the request was taken."""
     spec, ext_id = task.arguments["spec"], task.arguments["extId"]
+    has_cloud_init = read_cloud_init(spec.get("guestCustomization"))
     document, group_ids = build_vm(cluster, task, ext_id, spec)
+    if has_cloud_init:
+        cluster.devices.prepare([document["name"]])
     with task.finishing() as outcome:
-        put_new_vm(cluster, document)
+        put_new_vm(cluster, document, is_worker=has_cloud_init)
         for group_id in group_ids:
             attach_group(cluster, group_id, ext_id, None)
         outcome.affects(VM_REL, ext_id, document["name"])
+
+
+def read_cloud_init(customization: Document | None) -> bool:
+    """Check the cloud-init document for a first boot; False where there is none.
+
+    Nothing boots here, so its commands are not run. What a guest that runs them would see is there: a
+    VM with cloud-init gets a folder of devices, as the workers of a new cluster have.
+    """
+    if not customization:
+        return False
+    config = customization.get("config") or {}
+    if not str(config.get("$objectType", "")).endswith(".CloudInit"):
+        raise _no_customization("only cloud-init is supported")
+    if config.get("datasourceType", "CONFIG_DRIVE_V2") != "CONFIG_DRIVE_V2":
+        raise _no_customization("only a config drive is supported")
+    value = str((config.get("cloudInitScript") or {}).get("value", ""))
+    if len(value) > _USER_DATA_CHARACTERS_MAX:
+        raise _no_customization(f"user data has more than {_USER_DATA_CHARACTERS_MAX} characters")
+    try:
+        text = base64.b64decode(value, validate=True).decode()
+    except ValueError as error:
+        raise _no_customization("user data is not base64 of a text") from error
+    if not text.startswith(("#cloud-config", "#!")):
+        raise _no_customization("user data is neither a cloud-config nor a script")
+    return True
+
+
+def _no_customization(reason: str) -> RefusedError:
+    message = f"The guest cannot be customized: {reason}."
+    return refuse(message, code="VMM-20001", group="VM_INVALID_INPUT")
 
 
 def put_new_vm(cluster: Cluster, document: Document, **private: object) -> Record:
@@ -112,6 +149,7 @@ _SERVER_FIELDS = frozenset(
         "disks",
         "cdRoms",
         "nics",
+        "guestCustomization",
         "$reserved",
         "$unknownFields",
         "biosUuid",

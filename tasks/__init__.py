@@ -22,7 +22,7 @@ from tasks.maintain import (
     verify_within_budget,
 )
 from tasks.mover import carried_by, move_all_disks
-from tasks.movers import MOVERS_POOL, queue_check_of
+from tasks.movers import MOVERS_POOL, queue_check_of, why_unusable
 from tasks.moving import filled_disks, move_disks
 from tasks.report import RunLog, ending, progress_artifact, report_session, show_markdown
 from tasks.restore import choose_target, create_restored_vm, power_on_vm
@@ -75,6 +75,7 @@ __all__ = [
     "tell_of_late_backups",
     "transfer_disks",
     "verify_within_budget",
+    "why_unusable",
     "working_in",
     "working_on",
 ]

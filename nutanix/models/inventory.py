@@ -106,3 +106,12 @@ class Category(WireModel):
     def label(self) -> str:
         """`key/value`, the form VM recovery points use."""
         return f"{self.key}/{self.value}"
+
+
+class Image(WireModel):
+    """A disk image or ISO file that VMs are made from (`nutanix-v4 §17`)."""
+
+    id: str = Field(alias="extId")
+    name: str = ""
+    type: str = "DISK_IMAGE"
+    size_bytes: int = 0

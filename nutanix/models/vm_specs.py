@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -40,6 +41,30 @@ class DiskSpec(BaseModel):
         )
 
 
+class ImageDisk(BaseModel):
+    """A disk of the new VM: the clone of an image, grown to a size."""
+
+    model_config = ConfigDict(frozen=True)
+
+    address: DiskAddress
+    image_id: str
+    size_bytes: int
+    storage_container_id: str | None = None
+
+    def wire(self) -> dict[str, Any]:
+        """The disk as VM create takes it."""
+        reference = typed(f"{CONFIG}.ImageReference", imageExtId=self.image_id)
+        backing = typed(
+            f"{CONFIG}.VmDisk",
+            dataSource=typed(f"{CONFIG}.DataSource", reference=reference),
+            diskSizeBytes=self.size_bytes,
+            storageContainer=_reference("VmDiskContainerReference", self.storage_container_id),
+        )
+        return typed(
+            f"{CONFIG}.Disk", diskAddress=_address("DiskAddress", self.address), backingInfo=backing
+        )
+
+
 class VmSpec(BaseModel):
     """A VM to create. `boot_config` and `passed_on` are the API's own fields, carried unchanged."""
 
@@ -58,6 +83,9 @@ class VmSpec(BaseModel):
     has_vtpm: bool = False
     category_ids: tuple[str, ...] = ()
     disks: tuple[DiskSpec, ...] = ()
+    image_disks: tuple[ImageDisk, ...] = ()
+    user_data: str | None = None
+    """A cloud-init document for its first boot; at most 128,000 characters in base64."""
     cd_roms: tuple[DiskAddress, ...] = ()
     nics: tuple[Nic, ...] = ()
     keeps_macs: bool = True
@@ -82,7 +110,12 @@ class VmSpec(BaseModel):
             vtpmConfig=typed(f"{CONFIG}.VtpmConfig", isVtpmEnabled=True) if self.has_vtpm else None,
             categories=[_reference("CategoryReference", each) for each in self.category_ids]
             or None,
-            disks=[disk.wire() for disk in self.disks] or None,
+            disks=[
+                *(disk.wire() for disk in self.disks),
+                *(disk.wire() for disk in self.image_disks),
+            ]
+            or None,
+            guestCustomization=_cloud_init(self.user_data),
             cdRoms=[
                 typed(f"{CONFIG}.CdRom", diskAddress=_address("CdRomAddress", address))
                 for address in self.cd_roms
@@ -91,6 +124,19 @@ class VmSpec(BaseModel):
             nics=[nic_wire(nic, keeps_mac=self.keeps_macs) for nic in self.nics] or None,
             **self.passed_on,
         )
+
+
+def _cloud_init(user_data: str | None) -> dict[str, Any] | None:
+    """User data as a config drive carries it to the guest."""
+    if user_data is None:
+        return None
+    value = base64.b64encode(user_data.encode()).decode()
+    cloud_init = typed(
+        f"{CONFIG}.CloudInit",
+        datasourceType="CONFIG_DRIVE_V2",
+        cloudInitScript=typed(f"{CONFIG}.Userdata", value=value),
+    )
+    return typed(f"{CONFIG}.GuestCustomizationParams", config=cloud_init)
 
 
 def nic_wire_4_1(nic: Nic, *, keeps_mac: bool) -> dict[str, Any]:

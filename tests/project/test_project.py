@@ -35,9 +35,11 @@ def test_no_other_distribution_owns_one_of_our_names() -> None:
 
 @pytest.mark.parametrize("name", ["tasks", "blocks", "jobs", "repository", "nutanix", "simulator"])
 def test_a_package_exports_what_it_says(name: str) -> None:
-    """`__all__` is sorted, complete and importable: other packages import from the top only."""
+    """`__all__` is sorted, constants first, complete and importable: other packages import from the top only."""
     package = importlib.import_module(name)
-    assert list(package.__all__) == sorted(package.__all__)
+    assert list(package.__all__) == sorted(
+        package.__all__, key=lambda each: (not each.isupper(), each)
+    )
     missing = [each for each in package.__all__ if not hasattr(package, each)]
     assert missing == []
     assert package.__doc__
