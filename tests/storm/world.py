@@ -47,7 +47,10 @@ SETTINGS = Settings(task_s=0.005, power_on_s=0.01, region_count_max=6)
 IMPATIENT = CallRetries(delay_s_first=0.002, delay_s_max=0.02)
 TYPED = (NutanixError, JobError, RepositoryError)
 SENTENCE = re.compile(r"[A-Z0-9\"'h].*[.?!)]$", re.DOTALL)
-OBJECT = re.compile(r"web01|db01|files01|ahvault-|[0-9a-f]{8}-[0-9a-f]{4}-|https://|tasks|clusters")
+OBJECT = re.compile(
+    r"web01|db01|files01|ahvault-|[0-9a-f]{8}-[0-9a-f]{4}-|https://|list [a-zA-Z ]+s\b"
+)
+"""One by its name, id or address, or the list of all of a kind."""
 NEXT_STEP = re.compile(
     r"[Tt]ry again|Look |look at|Run |run |Check |Give |Name |Mend |Set |Make |Update |Is the worker|`ahvault"
 )
