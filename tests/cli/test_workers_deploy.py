@@ -104,7 +104,7 @@ def assert_nothing_was_made(client: AhvClient, tmp_path: Path) -> None:
 def test_a_worker_is_made_tried_and_added(
     deploy: Callable[..., Any], client: AhvClient, cluster: Simulator, tmp_path: Path, ahvault: Any
 ) -> None:
-    """W8, W17: image fetched, VM of the right size on the subnet, moved to its host, a disk moved through it, off again, in the settings."""
+    """W6, W8, W17, W20: image fetched, VM of the right size on the subnet, moved to its host, a disk moved through it, off again, in the settings."""
     made = deploy("--slots", "6", "--host", "host-2", "--json")
     assert made.code == ExitCode.OK, made.err
     assert [step["error"] for step in made.document["steps"]] == [None, None]
@@ -234,7 +234,7 @@ BOOT = WorkerBoot(
 
 
 def test_the_cloud_init_document_says_what_it_must() -> None:
-    """Every blank is filled, values stay values whatever they hold, the service gets its queue, and nothing takes up attached disks."""
+    """W12: every blank is filled, values stay values whatever they hold, the service gets its queue, nothing takes up attached disks, and nothing updates itself."""
     text = BOOT.user_data()
     assert text.startswith("#cloud-config\n")
     assert "@" not in text.replace("@ https", "").replace("me@example", "")
@@ -257,7 +257,10 @@ def test_the_cloud_init_document_says_what_it_must() -> None:
     assert "--pool ahvault-movers --work-queue ${AHVAULT_QUEUE}" in unit
     assert "KillMode=control-group" in unit
     assert ["/opt/ahvault/bin/pip", "install", "--no-cache-dir", BOOT.package] in document["runcmd"]
-    assert not {"lvm2", "mdadm", "multipath-tools"} & set(document["packages"])
+    assert not {"lvm2", "mdadm", "multipath-tools", "unattended-upgrades"} & set(
+        document["packages"]
+    )
+    assert "package_upgrade" not in document
     rule = files["/etc/udev/rules.d/99-ahvault.rules"]["content"]
     assert 'KERNEL!="sda*"' in rule
     assert len(base64.b64encode(text.encode())) < 128_000
