@@ -15,6 +15,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.context import FlowRunContext
 
 from flows.backup import backup
+from flows.restore import restore_vm
 from jobs import BackupJob, NullObserver, SessionFailed, ask_to_stop, observed_by
 from jobs.leases import leased_sessions
 from jobs.marks import repository_prefix
@@ -224,6 +225,25 @@ def test_a_vm_that_is_gone_does_not_leave_the_others_unprotected(site: Any) -> N
     vms, _ = failed(site, scope={"vms": ["web1", "web01"]})
     assert (vms["web01"].status, vms["web1"].status) == ("success", "failed")
     assert "Did you mean web01?" in (vms["web1"].error or "")
+
+
+def test_a_disk_left_out_by_rule_is_recorded_and_said_also_at_restore(site: Any) -> None:
+    """E3: no warning, since it is wanted so, but in the result, the restore point and the restored VM's warnings; a rule that takes no disk fails the VM."""
+    scope, text = {"vms": ["db01"]}, "disk scsi.1: left out by a disk rule of the job"
+    result = run(site, scope=scope, disk_rules=[{"vms": ["db01"], "disks": ["scsi.0"]}])
+    assert result.status == "success"
+    assert [disk.label for disk in result.vms[0].disks] == ["scsi.0"]
+    assert text in result.vms[0].ruled_out[0]
+    with site.repository.open() as repository:
+        point = repository.points().points[-1]
+    assert text in point.source["lacks"][0]
+    restored = restore_vm(site.cluster, site.repository, site.workers, point.id, "db01-without")
+    assert any(text in warning and "not restored" in warning for warning in restored.warnings)
+    with site.cluster.client() as client:
+        assert len(client.vm(restored.vm_id).data_disks) == 1
+        client.delete_vm(restored.vm_id)
+    vms, _ = failed(site, scope=scope, disk_rules=[{"disks": ["ide.7"]}])
+    assert "take none of the disks of db01, which are scsi.0, scsi.1" in (vms["db01"].error or "")
 
 
 @flow
