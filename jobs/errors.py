@@ -75,7 +75,7 @@ class DeployRefused(JobError):
 
     def __init__(self, worker: str, reason: str) -> None:
         self.worker, self.reason = worker, reason
-        super().__init__(f"Worker {worker} was not deployed: {reason}.")
+        super().__init__(f"Worker {worker} was not deployed: {reason}")
 
 
 class WorkerBusy(JobError):
