@@ -49,6 +49,9 @@ scale: $(READY)  ## many machines on this one: Prefect on PostgreSQL, a Prefect 
 bench-session: $(READY) ## what a session costs beside its transfers, by the number of VMs
 	$(BIN)/python -m tests.scale.bench $(ARGS)
 
+screenshots: $(READY) ## pictures of the Prefect UI for docs/ (needs Chromium)
+	$(BIN)/python -m tests.screenshots
+
 format: $(READY) ## apply the formatter and the safe lint fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

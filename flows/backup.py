@@ -113,16 +113,18 @@ def backup(
 
 @flow(
     name="backup-vm",
-    flow_run_name="{vm_name}",
+    flow_run_name="{job_name}: {vm_name} {kind}",
     task_runner=ThreadPoolTaskRunner(max_workers=4),  # type: ignore[arg-type]
     persist_result=False,
 )
-def backup_vm(vm_id: str, vm_name: str) -> str:
+def backup_vm(vm_id: str, vm_name: str, job_name: str, kind: str) -> str:  # noqa: ARG001 - in the run's name
     """Make one restore point of one VM; returns its id. Part of a session, never started alone.
 
     Args:
         vm_id: The VM's id on the cluster.
         vm_name: The VM's name, for people.
+        job_name: The session's job, for people.
+        kind: What comes of it, full or incremental, as far as is known before; for people.
     """
     current_story().on_running()
     with progress_artifact(vm_name), ExitStack() as held:
@@ -158,7 +160,8 @@ def run_vm(session: BackupSession, vm: VmTarget) -> VmResult:
         story.on_running = creating.close
         with working_on(story):
             try:
-                backup_vm(vm.vm_id, vm.vm_name)
+                kind = session.expected_kind(vm.vm_id)
+                backup_vm(vm.vm_id, vm.vm_name, session.job.name, kind)
             except Exception as error:  # noqa: BLE001 - whatever it was, the other VMs go on
                 return session.finish(story, error)
             return session.finish(story)

@@ -97,7 +97,7 @@ from jobs.stop_requests import StopRequest, ask_to_stop, stop_asked
 from jobs.story import VmStory, told_to_the_end
 from jobs.throttle import LocalLimits, ThrottleEngine, TransferThrottle, open_throttle
 from jobs.throttle_book import RuleBook, ThrottleSettings, parse_rule
-from jobs.throttle_lane import Grant, SharedLimits
+from jobs.throttle_lane import TURN_S_MAX, Grant, SharedLimits
 from jobs.throttle_rules import LimitInForce, ThrottleRule, Traffic
 from jobs.transfer import commit_point, group_snapshot, plan_reads, transfer_disk
 from jobs.upkeep_markdown import (
@@ -118,6 +118,7 @@ from jobs.workers import WorkerChoice, WorkerState, rank_workers
 
 __all__ = [
     "TRIAL_JOB",
+    "TURN_S_MAX",
     "Alert",
     "Attachment",
     "BackupJob",

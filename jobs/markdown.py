@@ -1,23 +1,20 @@
-"""A session as Markdown, for the artifact in the Prefect UI."""
+"""A session as Markdown, for the artifact in the Prefect UI, whose page is as wide as this table."""
 
 from __future__ import annotations
 
 from jobs.figures import human_bytes, human_duration, human_rate, human_ratio
 from jobs.results import SessionResult, VmResult
-from jobs.session_text import outcome
+from jobs.session_text import COLUMNS, outcome, remarks, row_cells, workers_used
 from jobs.statistics import describe_loads
-
-_HEAD = "| VM | result | kind | disks | provisioned | read | stored | ratio | time | worker |"
-_LINE = "| --- | --- | --- | --: | --: | --: | --: | --: | --: | --- |"
 
 
 def session_markdown(result: SessionResult) -> str:
-    """One line on the session, a table of its VMs, then why each disk was read as it was."""
+    """One line on the session, its figures, a table of its VMs, then all that somebody should look at."""
     parts = [
         f"**{outcome(result)}**",
         _figures(result),
-        "\n".join([_HEAD, _LINE, *(_row(vm) for vm in result.vms)]),
-        "\n".join([*_retention(result), *_remarks(result)]),
+        _table(result),
+        "\n".join(f"- {each}" for each in remarks(result)),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -29,16 +26,27 @@ def _figures(result: SessionResult) -> str:
         (
             f"Processed {human_bytes(result.provisioned_bytes)}, read "
             f"{human_bytes(result.read_bytes)} at {rate}, stored "
-            f"{human_bytes(result.stored_bytes)} ({ratio}), session `{result.session_id}`."
+            f"{human_bytes(result.stored_bytes)} ({ratio})."
         )
     ]
     if result.loads:
         lines.append(f"Load: {describe_loads(result.loads)}.")
+    if used := workers_used(result):
+        lines.append(f"Workers: {used}.")
+    if result.retention is not None:
+        lines.append(f"Retention: {result.retention.summary()}.")
+    lines.append(f"Session `{result.session_id}`.")
     return "  \n".join(lines)
 
 
-def _row(vm: VmResult) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in vm_cells(vm)) + " |"
+def _table(result: SessionResult) -> str:
+    head = "| " + " | ".join(each.lower() if each != "VM" else each for each, _ in COLUMNS) + " |"
+    line = "| " + " | ".join("--:" if is_number else "---" for _, is_number in COLUMNS) + " |"
+    rows = (
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row_cells(vm)) + " |"
+        for vm in result.vms
+    )
+    return "\n".join([head, line, *rows])
 
 
 def vm_cells(vm: VmResult) -> tuple[str, ...]:
@@ -56,31 +64,3 @@ def vm_cells(vm: VmResult) -> tuple[str, ...]:
         human_duration(vm.duration_s),
         f"{vm.worker or '-'}{why}",
     )
-
-
-def _retention(result: SessionResult) -> list[str]:
-    if result.retention is None:
-        return []
-    summary = f"- retention: {result.retention.summary()}"
-    return [summary, *(f"- retention: {each}" for each in result.retention.forgotten)]
-
-
-def _remarks(result: SessionResult) -> list[str]:
-    remarks = [f"- cleaned up after an earlier session: {text}" for text in result.cleaned]
-    remarks += [f"- warning: {text}" for text in result.warnings]
-    if result.left_out:
-        remarks.append(f"- left out: {'; '.join(result.left_out)}")
-    for vm in result.vms:
-        remarks += [f"- {vm.vm_name}: an earlier try failed: {text}" for text in vm.earlier_errors]
-        if vm.error:
-            remarks.append(f"- **{vm.vm_name}**: {vm.error}")
-        remarks += [f"- {vm.vm_name}: warning: {warning}" for warning in vm.warnings]
-        remarks += [f"- {vm.vm_name}: {text}" for text in vm.ruled_out]
-        if vm.bottleneck:
-            rate = human_rate(vm.read_bytes, vm.transfer_s)
-            remarks.append(f"- {vm.vm_name}: {rate}, load: {describe_loads(vm.loads)}")
-        remarks += [
-            f"- {vm.vm_name} {disk.label}: {disk.read_method}: {disk.read_reason}"
-            for disk in vm.disks
-        ]
-    return remarks

@@ -118,6 +118,14 @@ class BackupSession(Session):
             self.warn(f"no further VM is started: {tripped}")
         return result
 
+    def expected_kind(self, vm_id: str) -> str:
+        """`incremental` if this job has a restore point of the VM to build on, else `full`.
+
+        For names only: what was made is in the result. Raises the repository's errors.
+        """
+        points = self.repository.points(vm_id).points
+        return "incremental" if any(each.job == self.job.name for each in points) else "full"
+
     def finish_unstarted(self, vms: Sequence[VmTarget], error: JobError | None = None) -> None:
         """VMs that never began are in the result too, each with `error` or why it did not begin."""
         why = self.admission.refusal() or "it ended before this VM began"

@@ -13,8 +13,18 @@ from jobs.statistics import describe_loads
 
 WIDTH = 100
 _LABEL = 11
-_HEAD = ("VM", "RESULT", "KIND", "PROCESSED", "READ", "STORED", "RATIO", "RATE", "TIME")
-_NUMBERS = range(3, 9)
+COLUMNS = (
+    ("VM", False),
+    ("RESULT", False),
+    ("KIND", False),
+    ("PROCESSED", True),
+    ("READ", True),
+    ("STORED", True),
+    ("RATIO", True),
+    ("RATE", True),
+    ("TIME", True),
+)
+"""Heading of each column, and whether its cells are numbers."""
 
 
 def session_text(result: SessionResult) -> str:
@@ -24,11 +34,11 @@ def session_text(result: SessionResult) -> str:
         "",
         *_header(result),
         "",
-        *_table([_HEAD, *(_row(vm) for vm in result.vms)]),
+        *_table(result.vms),
     ]
-    remarks = list(_remarks(result))
-    if remarks:
-        lines += ["", *(line for remark in remarks for line in _wrapped(remark))]
+    told = list(remarks(result))
+    if told:
+        lines += ["", *(line for remark in told for line in _wrapped(remark))]
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -70,19 +80,24 @@ def _header(result: SessionResult) -> Iterator[str]:
     yield _line("Stored", f"{human_bytes(result.stored_bytes)} ({ratio})")
     if result.loads:
         yield _line("Load", describe_loads(result.loads))
-    workers = Counter(vm.worker for vm in result.vms if vm.worker)
-    if workers:
-        told = ", ".join(f"{name} ({count})" for name, count in sorted(workers.items()))
-        yield _line("Workers", told)
+    if used := workers_used(result):
+        yield _line("Workers", used)
     if result.retention is not None:
         yield _line("Retention", result.retention.summary())
+
+
+def workers_used(result: SessionResult) -> str:
+    """Which workers moved how many VMs; empty if none did."""
+    workers = Counter(vm.worker for vm in result.vms if vm.worker)
+    return ", ".join(f"{name} ({count})" for name, count in sorted(workers.items()))
 
 
 def _line(label: str, text: str) -> str:
     return f"{label:<{_LABEL}}{text}"
 
 
-def _row(vm: VmResult) -> tuple[str, ...]:
+def row_cells(vm: VmResult) -> tuple[str, ...]:
+    """One VM as cells, in the order of `COLUMNS`."""
     return (
         vm.vm_name,
         vm.status,
@@ -96,16 +111,17 @@ def _row(vm: VmResult) -> tuple[str, ...]:
     )
 
 
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+def _table(vms: Sequence[VmResult]) -> Iterator[str]:
+    rows = [tuple(heading for heading, _ in COLUMNS), *(row_cells(vm) for vm in vms)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     for row in rows:
         yield "  ".join(
-            cell.rjust(width) if column in _NUMBERS else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(width) if is_number else cell.ljust(width)
+            for cell, width, (_, is_number) in zip(row, widths, COLUMNS, strict=True)
         )
 
 
-def _remarks(result: SessionResult) -> Iterator[str]:
+def remarks(result: SessionResult) -> Iterator[str]:
     """Failures first, then warnings, then what explains the figures."""
     for vm in result.vms:
         if vm.error is not None:

@@ -26,8 +26,7 @@ from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from jobs import Grant, LimitsUnavailable
-from jobs.throttle_lane import TURN_S_MAX
+from jobs import TURN_S_MAX, Grant, LimitsUnavailable
 
 PREFIX = "ahvault-throttle:"
 SLOT_BYTES = 1024

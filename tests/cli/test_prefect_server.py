@@ -94,13 +94,13 @@ def test_a_failure_a_warning_and_late_backups_are_told_once_each(
     refusal = {"match": {"method": "POST", "path": "*recovery-points"}, "kind": "status"}
     fault = {**refusal, "status": 400, "group": "INVALID_ARGUMENT"}
     cluster.story.set_faults({"seed": 1, "faults": [fault]})
-    assert ended("backup", "--job-file", "bad.yaml")[0] == ExitCode.FAILED
+    assert ended("backup", "--job", "bad.yaml")[0] == ExitCode.FAILED
     cluster.story.set_faults({"seed": 1, "faults": []})
     failed = receiver.wait_for("ahvault: backup bad failed")
     assert failed.startswith("SessionFailed: 1 of 1 VMs failed: web01")
 
     Path("odd.yaml").write_text("scope: {vms: [web01], categories: ['Env/None']}\n")
-    assert ended("backup", "--job-file", "odd.yaml")[0] == ExitCode.OK
+    assert ended("backup", "--job", "odd.yaml")[0] == ExitCode.OK
     warned = receiver.wait_for("ahvault: backup odd warning")
     assert "Env/None" in warned
 
@@ -113,7 +113,7 @@ def test_a_failure_a_warning_and_late_backups_are_told_once_each(
     assert late.startswith("1 VM is late: web01 (bad: no good restore point")
     python(check)
     Path("bad.yaml").write_text("scope: {vms: [web01]}\nrpo_hours: 24\n")
-    assert ended("backup", "--job-file", "bad.yaml")[0] == ExitCode.OK
+    assert ended("backup", "--job", "bad.yaml")[0] == ExitCode.OK
     python(check)
     receiver.wait_for("ahvault: backups recovered")
     assert sorted(each["subject"] for each in receiver.messages) == [

@@ -80,16 +80,20 @@ def test_a_session_over_every_vm_then_an_incremental_one(site: Any, simulator: S
 def test_what_prefect_stores_of_a_session_is_readable_and_holds_no_secret(
     site: Any, simulator: Simulator
 ) -> None:
-    """Runs are named by job and VM, the session's table is an artifact, and no parameter shows the password."""
+    """Runs are named by job, VM and kind, the session's table is an artifact, and no parameter shows the password."""
     run(site, "web01", "db01")
     with get_client(sync_client=True) as prefect:
         runs = prefect.read_flow_runs(
             flow_run_filter=FlowRunFilter(
-                name=FlowRunFilterName(any_=["backup nightly", "web01", "db01"])
+                name=FlowRunFilterName(
+                    any_=["backup nightly", "nightly: web01 full", "nightly: db01 full"]
+                )
             )
         )
         artifacts = prefect.read_artifacts()
-    assert {"backup nightly", "web01", "db01"} <= {each.name for each in runs}
+    assert {"backup nightly", "nightly: web01 full", "nightly: db01 full"} <= {
+        each.name for each in runs
+    }
     stored = repr([each.parameters for each in runs])
     assert "web01" in stored
     assert simulator.password not in stored

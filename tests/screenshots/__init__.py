@@ -1,0 +1,1 @@
+"""Pictures of the Prefect UI for the documentation, taken of the real thing: `make screenshots`."""
