@@ -97,7 +97,7 @@ class WriteSession:
         self._tools = Tools(
             keys=records.keys,
             sealer=records.sealer,
-            codec=ChunkCodec(options.compression_level),
+            codec=ChunkCodec(options.compression_level, options.chunk_size_bytes),
             index=self._index,
             compute=self._compute,
             uploads=self._uploads,

@@ -106,6 +106,8 @@ def compare(images: peers.Images, options: argparse.Namespace) -> None:
                 works.setdefault(work, []).append(cost)
     print(f"\nIn turns, {options.rounds} rounds; medians, and ratios per round (least to most):\n")
     print_lines(peers.tables(costs, "ahvault"), text_columns=2)
+    for line in peers.verdicts(costs, "ahvault"):
+        print(line)
 
 
 def ours(images: peers.Images, level: int) -> dict[str, peers.Cost]:

@@ -187,6 +187,36 @@ def tables(costs: Costs, ours: str) -> list[list[str]]:
     return rows
 
 
+TARGETS = (
+    ("full", "wall_s", {"restic": 3.5, "borg": 2.5}),
+    ("restore", "wall_s", {"restic": 3.0, "borg": 3.0}),
+    ("re-read, nothing changed", "wall_s", {"restic": 1.0, "borg": 1.0}),
+    ("full", "stored_bytes", {"restic": 1.0, "borg": 1.0}),
+)
+
+
+def verdicts(costs: Costs, ours: str) -> list[str]:
+    """Each target beside the median ratio of the rounds, and the same for CPU time, which a busy
+    machine changes least."""
+    lines = []
+    for work, what, least in TARGETS:
+        for program in (name for name in least if name in costs):
+            ratio = _median_ratio(costs[program][work], costs[ours][work], what)
+            verdict = "met" if ratio >= least[program] else "MISSED"
+            cpu = _median_ratio(costs[program][work], costs[ours][work], "cpu_s")
+            subject = f"{work}, {what.partition('_')[0]}, beside {program}"
+            lines.append(
+                f"{subject}: {ratio:.2f} x, target {least[program]:.1f}: {verdict} (CPU {cpu:.2f} x)"
+            )
+    return lines
+
+
+def _median_ratio(theirs: list[Cost], ours: list[Cost], what: str) -> float:
+    return statistics.median(
+        their[what] / our[what] for their, our in zip(theirs, ours, strict=True)
+    )
+
+
 def _ratios(theirs: list[Cost], ours: list[Cost], what: str) -> str:
     ratios = [their[what] / our[what] for their, our in zip(theirs, ours, strict=True)]
     if all(ratio == 1 for ratio in ratios):
