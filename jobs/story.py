@@ -106,6 +106,8 @@ class VmStory:
             disks = list(self.progress.values())
         to_read_bytes = sum(disk.to_read_bytes for disk in disks)
         read_bytes = sum(disk.counters.read_bytes for disk in disks)
+        # Samples and the rest of a chunk are read on top of what was planned.
+        to_read_bytes = max(to_read_bytes, read_bytes)
         stored_bytes = sum(disk.counters.stored_bytes for disk in disks)
         percent = min(100.0, 100 * read_bytes / to_read_bytes) if to_read_bytes else 0.0
         elapsed_s = max(self.clock.monotonic_s() - self.transfer_started_s, 1e-9)

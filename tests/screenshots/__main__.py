@@ -61,7 +61,7 @@ def _watched(site: Site, page: Page) -> None:
         site.cluster.story.write_file(vm, "/srv/new.bin", content=content)
     run_id = site.start("nightly", job=SLOW)
     vm_run = _appears(lambda: site.subrun(run_id, "files01"))
-    progress = _appears(lambda: site.artifact("progress-files01", "progress"))
+    progress = _appears(lambda: site.artifact("progress-files01", "progress", of_run=vm_run))
     page.open(f"{site.ui_url}/artifacts/artifact/{progress}", "files01: read")
     _shoot(page, "progress", height=330)
     page.open(f"{site.ui_url}/runs/flow-run/{vm_run}", "transfer-")

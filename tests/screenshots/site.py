@@ -70,10 +70,18 @@ class Site:
             time.sleep(0.5)
         raise TimeoutError(f"run {run_id} is not {' or '.join(types)}")
 
-    def artifact(self, key: str, kind: str = "markdown") -> str | None:
-        """The id of the newest artifact whose key starts so, or None."""
+    def artifact(
+        self, key: str, kind: str = "markdown", *, of_run: str | None = None
+    ) -> str | None:
+        """The id of the newest artifact whose key starts so, of one run or of any; None without one."""
         found = self.api.post("/artifacts/filter", json={"sort": "CREATED_DESC"}).json()
-        ids = (each["id"] for each in found if each["type"] == kind and each["key"].startswith(key))
+        ids = (
+            each["id"]
+            for each in found
+            if each["type"] == kind
+            and each["key"].startswith(key)
+            and of_run in (None, each["flow_run_id"])
+        )
         return next(ids, None)
 
     def subrun(self, parent_id: str, name: str) -> str | None:
