@@ -166,6 +166,7 @@ def test(
             workers=[spec.model_copy(update={"enabled": True})],
             job_name=TRIAL_JOB,
             observer=NullObserver(),
+            queue_check=workers_deploy.queue_check() if spec.queue else None,
         ) as run,
     ):
         steps = try_worker(run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -135,7 +135,7 @@ def deploy(
                 workers=[spec],
                 job_name=TRIAL_JOB,
                 observer=NullObserver(),
-                queue_check=_queue_check() if boot.queue else None,
+                queue_check=queue_check() if boot.queue else None,
             ) as run:
                 steps = _make(run, plan, spec, path)
     result = _result(plan, steps, path, dry_run=dry_run)
@@ -221,8 +221,8 @@ def _add(path: Path, spec: WorkerSpec) -> None:
     add_worker(path, {"vm": spec.vm, **own})
 
 
-def _queue_check() -> Any:
-    """How to find out whether the new VM's Prefect worker polls its queue."""
+def queue_check() -> Callable[[str], str | None]:
+    """How to find out whether a worker's own Prefect worker polls its queue."""
     from cli.local_prefect import prepare_prefect
 
     prepare_prefect(verbose=False)
