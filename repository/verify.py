@@ -121,7 +121,7 @@ class Verifier:
         self._listed: dict[str, ObjectInfo] = {}
         self._pack_sizes_bytes: dict[bytes, int] = {}
         self._readings: list[PackReading] = []
-        self._read: set[bytes] = set()
+        self._sound: set[bytes] = set()
         self._packs_checked = 0
         self._quarantined: frozenset[bytes] = frozenset()
         self._ledger = Ledger(tools.store, tools.records)
@@ -198,6 +198,8 @@ class Verifier:
             try:
                 stored = self._store.get(info.key)
                 segment = decode_segment(info.key, stored, self._records.keys, self._records.sealer)
+            except ObjectNotFound:
+                continue  # written anew and swept since it was listed
             except BAD as error:
                 if self._chosen is None:
                     self._add(finding_of(info.key, error))
@@ -272,7 +274,9 @@ class Verifier:
         """Compare the listing with what is needed."""
         needed = {pack_key(pack_id): pack_id for pack_id in references.pack_ids}
         for key in needed:
-            if key not in self._listed:
+            if key not in self._listed and (info := self._store.stat(key)):
+                self._listed[key] = info  # chunks were moved there since the packs were listed
+            elif key not in self._listed:
                 detail, level = "there is no such object", VerifyLevel.PRESENCE
                 found = Finding(key, FindingKind.MISSING, detail, level=level)
                 self._add_pack_finding(found, references)
@@ -320,10 +324,8 @@ class Verifier:
             raise
         self._packs_checked = len(self._readings)
         if self._level >= VerifyLevel.CONTENT:
-            keys = (key for key, _ in self._findings if _is_pack(key))
-            reported = frozenset(filter(None, map(pack_id_in, keys)))
             found: list[Marks] = [reading.marks for reading in self._readings]
-            for finding in self._packs.unmet(references, found, self._read, reported):
+            for finding in self._packs.unmet(references, found, self._sound):
                 self._add(finding)
 
     def _while_time(self, packs: Sequence[ObjectInfo], started_s: float) -> Iterator[ObjectInfo]:
@@ -339,7 +341,8 @@ class Verifier:
         self._readings.append(reading)
         self._looked_at.add(info.key)
         if reading.pack_id is not None:
-            self._read.add(reading.pack_id)
+            if reading.finding is None:
+                self._sound.add(reading.pack_id)
             self._ledger.note(
                 reading.pack_id,
                 self._level,

@@ -107,14 +107,18 @@ class PackVerifier:
     def with_concerned(self, finding: Finding, references: References) -> Finding | None:
         """The finding with whom a bad pack concerns: its chunks, or those that really fail.
 
-        None if the pack was deleted meanwhile and nothing needs it any more.
+        None if the pack was deleted meanwhile and nothing needs it any more, or only what was
+        deleted with it.
         """
         pack_id = pack_id_in(finding.key)
         if pack_id is None:
             return finding
         if finding.kind is FindingKind.MISSING:
             self._locator.look_again()  # it may have been moved since the maps were read
-            concerned = self.concerned_by(references, pack_id)
+            points = [p for state in references.states_with(pack_id) for p in state.points]
+            there = {point.id for point in points if self._store.stat(point.key)}
+            parts = self.concerned_by(references, pack_id)
+            concerned = tuple(part for part in parts if part.point_id in there)
             return replace(finding, concerned=concerned) if concerned else None
         if self._level >= VerifyLevel.CONTENT:
             failing = self.concerned_by(references, pack_id, only_failing=True)
@@ -167,31 +171,24 @@ class PackVerifier:
         return tested[identity]
 
     def unmet(
-        self, references: References, found: Sequence[Marks], read: Set[bytes], reported: Set[bytes]
+        self, references: References, found: Sequence[Marks], sound: Set[bytes]
     ) -> list[Finding]:
-        """References into the packs that were read which lead to no chunk there.
-
-        Not for packs that are `reported` as bad already.
-        """
+        """References into the packs that were read and found sound which lead to no chunk there."""
         met = np.unique(np.concatenate([_NO_MARKS, *found]))
-        unmet = np.setdiff1d(references.marks_in(read), met, assume_unique=True)
+        unmet = np.setdiff1d(references.marks_in(sound), met, assume_unique=True)
         if not len(unmet):
             return []
         findings: list[Finding] = []
         for state in references.states:
-            findings += self._unmet_of(state, unmet, reported)
+            findings += self._unmet_of(state, unmet)
         return findings
 
-    def _unmet_of(self, state: DiskState, unmet: Marks, reported: Set[bytes]) -> list[Finding]:
+    def _unmet_of(self, state: DiskState, unmet: Marks) -> list[Finding]:
         lost: set[bytes] = set()
 
         def matches(places: Places) -> Mask:
             hits = np.isin(marks_of(places), unmet)
-            for row in np.flatnonzero(hits):
-                pack_id = places["pack"][row].tobytes()
-                hits[row] = pack_id not in reported
-                if hits[row]:
-                    lost.add(pack_id)
+            lost.update(places["pack"][row].tobytes() for row in np.flatnonzero(hits))
             return np.asarray(hits)
 
         concerned = tuple(state.concerned(self._matching(state, matches)))

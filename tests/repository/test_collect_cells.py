@@ -611,3 +611,16 @@ def test_give_up_during_collection(scene: Scene, operation: str) -> None:
         scene.collect_later()
     assert not list(Path(scene.bench.url, "points", "vm-lost").iterdir())
     assert scene.is_whole(kept, FIRST)
+
+
+def test_verify_during_plan(scene: Scene) -> None:
+    """A pack that chunks were moved to after the packs were listed is not taken for missing."""
+    data = bytearray(FIRST + SECOND)
+    old = scene.commit(bytes(data))
+    for chunk in range(0, 16, 2):
+        data[chunk * CHUNK] ^= 1
+    new = scene.bench.commit(scene.bench.write(scene.make_disk(data), base=old.disks[0]))
+    scene.other.forget(old)
+    scene.at("list", "data/", lambda: scene.other.collect(AT_ONCE), after=True)
+    assert scene.bench.repository.verify().findings == ()
+    assert scene.is_whole(new, bytes(data))

@@ -23,6 +23,7 @@ from repository import (
     CommitFailed,
     DiskSpec,
     Extent,
+    InvalidInput,
     ObjectNotFound,
     PointCollected,
     PointDraft,
@@ -41,7 +42,7 @@ from tests.repository.taking_turns import TakingTurns, TurnStore
 CHUNK = 64 * 1024
 VMS = ("vm-1", "vm-2")
 SETTINGS = CollectSettings(undelete_hours=0, grace_hours=24)
-COUNTS = {"races": 0, "steps": 0, "sweeps": 0, "deaths": 0, "withdrawn": 0}
+COUNTS = {"races": 0, "steps": 0, "sweeps": 0, "repairs": 0, "deaths": 0, "withdrawn": 0}
 
 seeds = st.integers(min_value=0, max_value=2**32)
 
@@ -122,7 +123,9 @@ class LifeOfPoints(RuleBasedStateMachine):
         plans = {
             "writer 1": ["backup"] * chooser.randrange(1, 3),
             "writer 2": ["backup"] * chooser.randrange(1, 3),
-            "operator": [chooser.choice(["forget", "undelete", "sleep"]) for _ in range(4)],
+            "operator": [
+                chooser.choice(["forget", "undelete", "sleep", "repair"]) for _ in range(4)
+            ],
             "collector": ["collect", "sleep"] * chooser.randrange(1, 4),
         }
         for number, (host, steps) in enumerate(plans.items()):
@@ -160,6 +163,8 @@ class LifeOfPoints(RuleBasedStateMachine):
             self.do_forget(host, chooser)
         elif step == "undelete":
             self.do_undelete(host, chooser)
+        elif step == "repair":
+            self.do_repair(host)
         elif step == "sleep":
             self.clock.ahead += dt.timedelta(hours=chooser.choice([0, 25]))
         elif host.collect(SETTINGS).stage is CollectStage.SWEPT:
@@ -196,6 +201,9 @@ class LifeOfPoints(RuleBasedStateMachine):
                 point = session.commit(draft)
             except CommitFailed:
                 COUNTS["withdrawn"] += 1
+                for each in host.forgotten(vm):  # the operator may have had it in hand meanwhile
+                    if each.point.created_at == moment:
+                        self.must.pop(each.point.id, None)
                 return
         if point.id not in self.may:  # else forgotten before this host heard of its commit
             self.must[point.id] = bytes(data)
@@ -239,6 +247,18 @@ class LifeOfPoints(RuleBasedStateMachine):
         except (PointCollected, PointNotFound):
             return
         self.must[point.id] = self.tried[point.created_at]
+
+    def do_repair(self, host: Repository) -> None:
+        """Nothing is damaged, so whatever runs beside it, nothing that is there is taken for bad."""
+        try:
+            report = host.repair()
+        except InvalidInput:
+            return  # collection was deleting
+        COUNTS["repairs"] += 1
+        # A sleeper may have committed what a sweep has taken, and not have withdrawn it yet.
+        there = [key for key in report.packs_quarantined if host._store.stat(key)]
+        assert there == [], report.findings
+        assert report.segments_quarantined == (), report.findings
 
     def check(self) -> None:
         """What must be there is there, and what is there is whole."""
