@@ -52,7 +52,7 @@ def test_a_session_forgets_what_its_policy_keeps_no_longer(site: Any) -> None:
     third = run(site, "web01", retention=LAST_TWO)
     assert [each.point_id for each in third.retention.forgotten] == [oldest]
     assert oldest not in point_ids(site)
-    assert "retention: 1 of 3 restore points forgotten" in artifact("session-nightly")
+    assert "Retention: 1 of 3 restore points forgotten" in artifact("session-nightly")
     with site.repository.open() as repository:
         stored = repository.reports().reports[-1]
     assert stored["retention"]["forgotten"][0]["why"] == "not one of the newest 2"
