@@ -9,7 +9,7 @@ not run yet. Retention finds there the last known policy of a job that was delet
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -48,6 +48,8 @@ class KnownJob(BaseModel):
     """By VM id, as of the last session that got as far as choosing them."""
     chosen_at: datetime | None = None
     """When that was."""
+    narrower_scope: dict[str, Any] | None = None
+    """The scope of the last session, where that took fewer VMs and is not believed yet."""
     retired_at: datetime | None = None
     """When an operator said that the job is not to run any more; its next session takes that back."""
 
@@ -85,15 +87,21 @@ def known_jobs(records: LiveRecords) -> dict[str, KnownJob]:
 
 
 def remember_job(
-    records: LiveRecords, job: BackupJob, *, vms: Iterable[VmTarget] | None, clock: Clock
+    records: LiveRecords, job: BackupJob, *, vms: Sequence[VmTarget] | None, clock: Clock
 ) -> None:
     """Keep the job's definition and, if given, the VMs it takes now.
 
-    Never raises `RepositoryError`: a record about backups is no reason not to make one.
+    A session by hand over a few of the job's VMs must not hide the others: a scope that is new and
+    takes fewer VMs is believed when a second session in a row has it. Never raises `RepositoryError`: a record about backups is no reason not to make one.
     """
     try:
         old = _read(records, job.name)
         now = clock.now()
+        if old is not None and vms is not None and _is_by_hand(old, job, vms):
+            scope = job.scope.model_dump(mode="json")
+            waiting = old.model_copy(update={"narrower_scope": scope})
+            records.put(JOBS, job.name, waiting.model_dump(mode="json"))
+            return
         known: Mapping[str, KnownVm] = old.vms if old else {}
         if vms is not None:
             known = {
@@ -113,6 +121,12 @@ def remember_job(
         records.put(JOBS, job.name, record.model_dump(mode="json"))
     except RepositoryError as error:
         log.warning("The record of job %s was not written: %s", job.name, error)
+
+
+def _is_by_hand(old: KnownJob, job: BackupJob, vms: Sequence[VmTarget]) -> bool:
+    scope = job.scope.model_dump(mode="json")
+    is_new = scope not in (old.definition.get("scope"), old.narrower_scope)
+    return is_new and {vm.vm_id for vm in vms} < set(old.vms)
 
 
 def retire_job(records: LiveRecords, name: str, *, clock: Clock) -> bool:

@@ -209,6 +209,23 @@ def test_a_job_is_remembered_with_its_vms_and_when_each_came(tmp_path: Path) -> 
         assert not retire_job(live, "nobody", clock=clock)
 
 
+def test_a_session_by_hand_over_a_few_vms_hides_none_of_the_others(tmp_path: Path) -> None:
+    """Their record and RPO stay; a scope that was really cut is believed the second time in a row."""
+    a, b = (VmTarget(f"id-{name}", name) for name in "ab")
+    whole, few = BackupJob(name="n", rpo_hours=30), BackupJob(name="n", scope=Scope(vms=("a",)))
+    with Repository.create(str(tmp_path / "store")) as repository:
+        live = repository.live
+        remember_job(live, whole, vms=[a, b], clock=Clock())
+        remember_job(live, few, vms=[a], clock=Clock())
+        assert set(known_jobs(live)["n"].vms) == {"id-a", "id-b"}
+        assert known_jobs(live)["n"].rpo_hours == 30
+        remember_job(live, whole, vms=[a, b], clock=Clock())
+        remember_job(live, few, vms=[a], clock=Clock())
+        assert set(known_jobs(live)["n"].vms) == {"id-a", "id-b"}
+        remember_job(live, few, vms=[a], clock=Clock())
+        assert set(known_jobs(live)["n"].vms) == {"id-a"}
+
+
 def test_a_record_that_cannot_be_read_hides_no_other_job(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
