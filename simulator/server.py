@@ -152,7 +152,14 @@ class Listener:
             raise RuntimeError(f"The listener at {self.urls[0]} did not start.")
 
     def _run(self) -> None:
-        asyncio.run(self._server.serve(sockets=self._sockets))
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        await self._server.serve(sockets=self._sockets)
+        # Where it was forced to exit, connections are left open, for the garbage collector to find.
+        for connection in list(self._server.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0.01)
 
     def ask_to_stop(self) -> None:
         """Begin to stop, without waiting for it."""

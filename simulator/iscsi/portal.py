@@ -78,15 +78,12 @@ class Portal:
         self, listening: socket.socket, exports: Exports, *, redirects_to: str | None = None
     ) -> None:
         self._socket, self._exports, self._redirects_to = listening, exports, redirects_to
+        host, port = listening.getsockname()
+        self.address = f"{host}:{port}"
+        """`host:port` that initiators connect to."""
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._accept, name="simulator-iscsi", daemon=True)
-
-    @property
-    def address(self) -> str:
-        """`host:port` that initiators connect to."""
-        host, port = self._socket.getsockname()
-        return f"{host}:{port}"
 
     def start(self) -> None:
         """Begin to accept."""
@@ -96,12 +93,12 @@ class Portal:
     def stop(self) -> None:
         """Close the portal and every session."""
         self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()  # From here on no connection is added.
         self._socket.close()
         with self._lock:
             open_ones = list(self._connections)
         for connection in open_ones:
             _shut(connection)
-        self._thread.join()
 
     def _accept(self) -> None:
         while True:
@@ -114,9 +111,9 @@ class Portal:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         session = Session(connection, self._exports, self.address, self._redirects_to)
         try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             session.run()
         except (pdu.ClosedError, OSError):
             log.debug("an initiator left without a logout")
