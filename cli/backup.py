@@ -47,9 +47,7 @@ def backup(
     workers: WorkerOptions,
     vms: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="VMs by name, id or name pattern; by default every VM.", metavar="[VM]..."
-        ),
+        typer.Argument(help="VMs by name, id or name pattern; by default every VM.", metavar="VM"),
     ] = None,
     category: Annotated[
         list[str] | None,

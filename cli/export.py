@@ -36,14 +36,22 @@ def export(
     common: CommonOptions,
     repository: RepositoryOptions,
     point: Annotated[
-        str, typer.Argument(help="Restore point: its id, a VM (its newest), or VM@TIME.")
+        str,
+        typer.Argument(
+            help="Restore point: its id, a VM (its newest), or VM@TIME.", metavar="POINT"
+        ),
     ],
     disk: Annotated[
-        str, typer.Argument(help="Disk: its label or id, as in `ahvault points --disks`.")
+        str,
+        typer.Argument(
+            help="Disk: its label or id, as in `ahvault points --disks`.", metavar="DISK"
+        ),
     ],
     file: Annotated[
         Path,
-        typer.Argument(help="Raw image to write; holes where the disk is zero.", dir_okay=False),
+        typer.Argument(
+            help="Raw image to write; holes where the disk is zero.", metavar="FILE", dir_okay=False
+        ),
     ],
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     allow_damaged: Annotated[

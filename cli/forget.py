@@ -60,7 +60,7 @@ def forget(
     repository: RepositoryOptions,
     which: Annotated[
         list[str],
-        typer.Argument(help="Restore points: id, VM (its newest) or VM@TIME.", metavar="POINT..."),
+        typer.Argument(help="Restore points: id, VM (its newest) or VM@TIME.", metavar="POINT"),
     ],
     reason: ReasonOption = "",
 ) -> None:
@@ -90,7 +90,7 @@ def undelete(
         str | None,
         typer.Argument(
             help="A forgotten restore point: id, VM (its newest) or VM@TIME. None: list them.",
-            metavar="[POINT]",
+            metavar="POINT",
         ),
     ] = None,
     reason: ReasonOption = "",

@@ -31,7 +31,7 @@ def give_up(
         list[str],
         typer.Argument(
             help="Damaged restore points: the whole id, or the name of the commit record.",
-            metavar="RECORD...",
+            metavar="RECORD",
         ),
     ],
     yes: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -55,37 +55,52 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
-app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
-app.command("vms", epilog=vms.EXAMPLES)(vms.vms)
-app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
-app.command("backup", epilog=backup.EXAMPLES)(backup.backup)
-app.command("stop", epilog=stop.EXAMPLES)(stop.stop)
-app.command("points", epilog=points.EXAMPLES)(points.points)
-app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
-app.command("blocks", epilog=blocks.EXAMPLES)(blocks.blocks)
-app.command("sessions", epilog=sessions.EXAMPLES)(sessions.sessions)
-app.command("status", epilog=status.EXAMPLES)(status.status)
-app.command("metrics", epilog=metrics.EXAMPLES)(metrics.metrics)
-app.command("clean", epilog=clean.EXAMPLES)(clean.clean)
-app.command("restore", epilog=restore.EXAMPLES)(restore.restore)
-app.command("export", epilog=export.EXAMPLES)(export.export)
-app.command("verify", epilog=verify.EXAMPLES)(verify.verify)
-app.command("repair", epilog=repair.EXAMPLES)(repair.repair)
-app.command("retention", epilog=retention.EXAMPLES)(retention.retention)
-app.command("forget", epilog=forget.FORGET_EXAMPLES)(forget.forget)
-app.command("undelete", epilog=forget.UNDELETE_EXAMPLES)(forget.undelete)
-app.command("hold", epilog=forget.HOLD_EXAMPLES)(forget.hold)
-app.command("release", epilog=forget.RELEASE_EXAMPLES)(forget.release)
-app.command("collect", epilog=collect.EXAMPLES)(collect.collect)
-app.add_typer(notifications.app, name="notifications")
-app.add_typer(session.app, name="session")
-app.command("give-up", epilog=give_up.EXAMPLES)(give_up.give_up)
-app.add_typer(repo.app, name="repo")
-app.add_typer(throttle.app, name="throttle")
-app.add_typer(workers.app, name="workers")
-app.add_typer(scale.app, name="scale")
-app.command("simulator", epilog=simulator.EXAMPLES)(simulator.simulator)
+
+PROTECT, RESTORE, UPKEEP, OPERATE, TRY = (
+    "Protect",
+    "Restore",
+    "Repository upkeep",
+    "Operate",
+    "Try without a cluster",
+)
+"""Headings of `ahvault --help`, in the order in which their first commands are added."""
+
+
+def _add(name: str, function: Callable[..., None], examples: str, under: str) -> None:
+    app.command(name, epilog=examples, rich_help_panel=under)(function)
+
+
+_add("vms", vms.vms, vms.EXAMPLES, PROTECT)
+_add("plan", plan.plan, plan.EXAMPLES, PROTECT)
+_add("backup", backup.backup, backup.EXAMPLES, PROTECT)
+_add("serve", serve.serve, serve.EXAMPLES, PROTECT)
+_add("stop", stop.stop, stop.EXAMPLES, PROTECT)
+_add("status", status.status, status.EXAMPLES, PROTECT)
+_add("points", points.points, points.EXAMPLES, RESTORE)
+_add("restore", restore.restore, restore.EXAMPLES, RESTORE)
+_add("export", export.export, export.EXAMPLES, RESTORE)
+_add("verify", verify.verify, verify.EXAMPLES, UPKEEP)
+_add("repair", repair.repair, repair.EXAMPLES, UPKEEP)
+_add("retention", retention.retention, retention.EXAMPLES, UPKEEP)
+_add("forget", forget.forget, forget.FORGET_EXAMPLES, UPKEEP)
+_add("undelete", forget.undelete, forget.UNDELETE_EXAMPLES, UPKEEP)
+_add("hold", forget.hold, forget.HOLD_EXAMPLES, UPKEEP)
+_add("release", forget.release, forget.RELEASE_EXAMPLES, UPKEEP)
+_add("collect", collect.collect, collect.EXAMPLES, UPKEEP)
+_add("give-up", give_up.give_up, give_up.EXAMPLES, UPKEEP)
+_add("doctor", doctor.doctor, doctor.EXAMPLES, OPERATE)
+_add("sessions", sessions.sessions, sessions.EXAMPLES, OPERATE)
+_add("metrics", metrics.metrics, metrics.EXAMPLES, OPERATE)
+_add("clean", clean.clean, clean.EXAMPLES, OPERATE)
+_add("blocks", blocks.blocks, blocks.EXAMPLES, OPERATE)
+_add("demo", demo.demo, demo.EXAMPLES, TRY)
+_add("simulator", simulator.simulator, simulator.EXAMPLES, TRY)
+app.add_typer(repo.app, name="repo", rich_help_panel=UPKEEP)
+app.add_typer(session.app, name="session", rich_help_panel=OPERATE)
+app.add_typer(notifications.app, name="notifications", rich_help_panel=OPERATE)
+app.add_typer(throttle.app, name="throttle", rich_help_panel=OPERATE)
+app.add_typer(workers.app, name="workers", rich_help_panel=OPERATE)
+app.add_typer(scale.app, name="scale", rich_help_panel=OPERATE)
 
 
 def _show_version(wanted: bool) -> None:
@@ -99,7 +114,10 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Agentless, image-level backup of Nutanix AHV virtual machines."""

@@ -58,7 +58,7 @@ def points(
     repository: RepositoryOptions,
     which: Annotated[
         str | None,
-        typer.Argument(help="A VM, or one restore point: its id or VM@TIME.", metavar="[VM|POINT]"),
+        typer.Argument(help="A VM, or one restore point: its id or VM@TIME.", metavar="VM|POINT"),
     ] = None,
     disks: Annotated[bool, typer.Option("--disks", help="List every disk as well.")] = False,
 ) -> None:

@@ -41,7 +41,7 @@ def init(
     repository: RepositoryOptions,
     url: Annotated[
         str | None,
-        typer.Argument(help="Where; by default the configured repository.", metavar="[URL]"),
+        typer.Argument(help="Where; by default the configured repository.", metavar="URL"),
     ] = None,
     encrypt: Annotated[
         bool,

@@ -68,9 +68,7 @@ def copy(
     dst: Annotated[str, typer.Argument(help="Repository to copy to; it exists.", metavar="DST")],
     which: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="Restore points (id, VM, VM@TIME); by default all.", metavar="[POINT]..."
-        ),
+        typer.Argument(help="Restore points (id, VM, VM@TIME); by default all.", metavar="POINT"),
     ] = None,
 ) -> None:
     """Copy restore points to a second repository, reading and storing only what it lacks.

@@ -111,7 +111,9 @@ def add(
 def remove(
     common: CommonOptions,
     repository: RepositoryOptions,
-    key: Annotated[str, typer.Argument(help="Id, or its start, as `repo keys list` shows it.")],
+    key: Annotated[
+        str, typer.Argument(help="Id, or its start, as `repo keys list` shows it.", metavar="KEY")
+    ],
 ) -> None:
     """Make a key open the repository no more. The last one cannot be removed.
 

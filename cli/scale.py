@@ -51,7 +51,7 @@ def setup(
     job_files: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Jobs as YAML files; a schedule is one of their fields.", metavar="[JOB.yaml]..."
+            help="Jobs as YAML files; a schedule is one of their fields.", metavar="JOB.yaml"
         ),
     ] = None,
 ) -> None:

@@ -78,7 +78,7 @@ def serve(
     job_files: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Jobs as YAML files; a schedule is one of their fields.", metavar="[JOB.yaml]..."
+            help="Jobs as YAML files; a schedule is one of their fields.", metavar="JOB.yaml"
         ),
     ] = None,
     host: Annotated[

@@ -29,7 +29,7 @@ def show(
     which: Annotated[
         str | None,
         typer.Argument(
-            help="The session, by the start of its id; the newest by default.", metavar="[SESSION]"
+            help="The session, by the start of its id; the newest by default.", metavar="SESSION"
         ),
     ] = None,
     disks: Annotated[

@@ -32,7 +32,7 @@ def stop(
         str | None,
         typer.Argument(
             help="The session, by the start of its id; without it those that run are listed.",
-            metavar="[SESSION]",
+            metavar="SESSION",
         ),
     ] = None,
     at_once: Annotated[

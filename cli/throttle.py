@@ -117,7 +117,7 @@ class RuleOptions:
 def set_rule(
     common: CommonOptions,
     repository: RepositoryOptions,
-    name: Annotated[str, typer.Argument(help="Name of the rule.")],
+    name: Annotated[str, typer.Argument(help="Name of the rule.", metavar="NAME")],
     options: RuleOptions,
 ) -> None:
     """Add a rule, or replace the one of that name; transfers that run keep to it within seconds.
@@ -212,7 +212,7 @@ def show(
 def remove(
     common: CommonOptions,
     repository: RepositoryOptions,
-    name: Annotated[str, typer.Argument(help="Name of the rule.")],
+    name: Annotated[str, typer.Argument(help="Name of the rule.", metavar="NAME")],
 ) -> None:
     """Remove a rule; transfers that run are free of it within seconds."""
     from jobs import RuleBook
@@ -232,7 +232,10 @@ def place(
     common: CommonOptions,
     repository: RepositoryOptions,
     address: Annotated[
-        str | None, typer.Argument(help="IP address of the machine that keeps the repository.")
+        str | None,
+        typer.Argument(
+            help="IP address of the machine that keeps the repository.", metavar="ADDRESS"
+        ),
     ] = None,
     forget: Annotated[
         bool, typer.Option("--forget", help="Go by the repository's URL again.")

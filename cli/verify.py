@@ -61,9 +61,7 @@ def verify(
     repository: RepositoryOptions,
     which: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="Restore points (id, VM, VM@TIME); by default all.", metavar="[POINT]..."
-        ),
+        typer.Argument(help="Restore points (id, VM, VM@TIME); by default all.", metavar="POINT"),
     ] = None,
     level: Annotated[str, typer.Option(help=LEVEL_HELP, metavar="LEVEL")] = "content",
     every_days: Annotated[
