@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cli.output import make_console, say
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 LINE_PERIOD_S = 5.0
 FRAME_PERIOD_S = 0.2
+FORECAST_AFTER_S = 3.0
+"""How long a rate must have lasted before something is foretold from it."""
 
 Sample = Callable[[], tuple[int, int]]
 """Bytes done and bytes in all, right now."""
@@ -42,7 +44,8 @@ class TerminalBar:
     def update(self, done_bytes: int, total_bytes: int) -> None:
         """Redraw with the next frame."""
         elapsed_s = time.monotonic() - self._started_s
-        draw_bar(self._progress, self._task, done_bytes, total_bytes, elapsed_s)
+        left = time_left(done_bytes, total_bytes, elapsed_s)
+        draw_bar(self._progress, self._task, done_bytes, total_bytes, elapsed_s, status=left)
 
 
 class LineBar:
@@ -100,22 +103,34 @@ def open_bar(label: str, sample: Sample | None = None) -> Iterator[Bar]:
 
 
 def make_progress() -> Progress:
-    """Rich's live display in our style, on stderr, gone when it is done."""
-    from rich.progress import BarColumn, Progress, TextColumn
+    """Rich's live display in our style, on stderr, gone when it is done.
 
+    Only the last column gives way on a narrow terminal: a long status must not push out the name
+    and the figures.
+    """
+    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Column as Cell
+
+    def text(field: str, **cell: Any) -> TextColumn:
+        return TextColumn(field, markup=False, table_column=Cell(no_wrap=True, **cell))
+
+    console = make_console(sys.stderr)
     return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[amount]}", markup=False),
-        TextColumn("{task.fields[status]}", markup=False),
-        console=make_console(sys.stderr),
+        text("{task.description}", max_width=max(8, console.width // 4), overflow="ellipsis"),
+        BarColumn(bar_width=min(24, console.width // 6)),
+        text("{task.fields[percent]}", justify="right"),
+        text("{task.fields[amount]}", justify="right"),
+        text("{task.fields[rate]}", justify="right"),
+        text("{task.fields[status]}", ratio=1, overflow="ellipsis"),
+        console=console,
+        expand=True,
         transient=True,
     )
 
 
 def add_bar(progress: Progress, label: str) -> TaskID:
     """One more bar, of work whose size is not known yet."""
-    return progress.add_task(label, total=None, amount="", status="")
+    return progress.add_task(label, total=None, percent="", amount="", rate="", status="")
 
 
 def draw_bar(
@@ -127,18 +142,43 @@ def draw_bar(
     status: str = "",
 ) -> None:
     """Show how far a bar's work has come; a total of 0 is not known yet."""
-    amount = progress_amount(done_bytes, total_bytes, elapsed_s) if total_bytes else ""
-    total = total_bytes or None
-    progress.update(bar, completed=done_bytes, total=total, amount=amount, status=status)
+    from jobs import human_rate
+
+    shown: dict[str, Any] = {"status": status}
+    if total_bytes:
+        shown["percent"] = _percent(done_bytes, total_bytes)
+        shown["amount"] = _amount(done_bytes, total_bytes)
+        shown["rate"] = human_rate(done_bytes, elapsed_s)
+    progress.update(bar, completed=done_bytes, total=total_bytes or None, **shown)
 
 
 def progress_amount(done_bytes: int, total_bytes: int, elapsed_s: float) -> str:
     """`45 % (120.0 MiB of 260.0 MiB), 80.0 MiB/s`."""
-    from jobs import human_bytes, human_rate
+    from jobs import human_rate
 
-    percent = f"{100 * done_bytes // total_bytes} % " if total_bytes else ""
-    amount = f"({human_bytes(done_bytes)} of {human_bytes(total_bytes)})"
+    percent = f"{_percent(done_bytes, total_bytes)} " if total_bytes else ""
+    amount = f"({_amount(done_bytes, total_bytes)})"
     return f"{percent}{amount}, {human_rate(done_bytes, elapsed_s)}"
+
+
+def time_left(done_bytes: int, total_bytes: int, elapsed_s: float) -> str:
+    """`12 s left` at the rate so far; empty as long as that would only be a guess."""
+    from jobs import human_duration
+
+    if not 0 < done_bytes < total_bytes or elapsed_s < FORECAST_AFTER_S:
+        return ""
+    left_s = round(elapsed_s * (total_bytes - done_bytes) / done_bytes)
+    return f"{left_s} s left" if left_s < 60 else f"{human_duration(left_s)} left"
+
+
+def _percent(done_bytes: int, total_bytes: int) -> str:
+    return f"{100 * done_bytes // total_bytes} %"
+
+
+def _amount(done_bytes: int, total_bytes: int) -> str:
+    from jobs import human_bytes
+
+    return f"{human_bytes(done_bytes)} of {human_bytes(total_bytes)}"
 
 
 @contextmanager

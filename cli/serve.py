@@ -111,7 +111,10 @@ def serve(
     with _server_running(host, port):
         ready = {
             "ui_url": f"http://{host}:{port}",
-            "jobs": [{"name": job.name, "schedule": job.schedule} for job in jobs],
+            "jobs": [
+                {"name": job.name, "schedule": job.schedule, "time_zone": job.time_zone}
+                for job in jobs
+            ],
             "maintenance": maintenance,
         }
         _serve_jobs(
@@ -237,7 +240,8 @@ def _announce(settings: Settings, jobs: Sequence[ScheduledJob]) -> None:
 def _view(ready: dict[str, Any]) -> Iterator[str]:
     yield f"Prefect UI: {ready['ui_url']}"
     for job in ready["jobs"]:
-        yield f"Job {job['name']}: {job['schedule'] or 'started by hand, from the UI'}"
+        scheduled = f"scheduled {job['schedule']} in {job['time_zone']}; run it now"
+        yield f"Job {job['name']}: {scheduled if job['schedule'] else 'run it'} from the UI's page Deployments"
     if ready["maintenance"]:
         yield "Retention, collection, verification, clean-up and the RPO check run by themselves."
     yield "Ctrl-C ends it."

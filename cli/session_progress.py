@@ -19,6 +19,7 @@ from cli.progress import (
     draw_bar,
     make_progress,
     progress_amount,
+    time_left,
 )
 
 if TYPE_CHECKING:
@@ -34,12 +35,16 @@ class _Vm:
     name: str
     status: str = ""
     transfer_started_s: float = 0.0
+    transfer_ended_s: float = 0.0
     disks: dict[str, tuple[int, TransferCounters]] = field(default_factory=dict)
+    moving: set[str] = field(default_factory=set)
+    """Ids of the disks whose transfer has begun and not ended."""
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since its first disk began."""
-        return time.monotonic() - self.transfer_started_s
+        """Seconds since its first disk began, until its last ended."""
+        until_s = time.monotonic() if self.moving else self.transfer_ended_s
+        return until_s - self.transfer_started_s
 
     def sample(self) -> tuple[int, int]:
         """Bytes read so far and to read in all, over the disks begun so far."""
@@ -47,6 +52,16 @@ class _Vm:
         total_bytes = sum(to_read_bytes for to_read_bytes, _ in disks)
         done_bytes = sum(counters.read_bytes for _, counters in disks)
         return min(done_bytes, total_bytes), total_bytes
+
+    @property
+    def doing(self) -> str:
+        """What it is at: the time left while disks are read, the last step before, the rest after."""
+        done_bytes, total_bytes = self.sample()
+        if self.moving and done_bytes < total_bytes:
+            return time_left(done_bytes, total_bytes, self.elapsed_s) or self.status
+        if self.moving and total_bytes:
+            return "storing the last of it"
+        return "finishing" if self.disks else self.status
 
 
 class _Watch:
@@ -82,9 +97,14 @@ class _Watch:
         vm.transfer_started_s = vm.transfer_started_s or time.monotonic()
         with self._lock:
             vm.disks[disk_id] = (to_read_bytes, counters)
+            vm.moving.add(disk_id)
 
     def disk_finished(self, vm_id: str, disk_id: str) -> None:
-        """A disk's bytes stay in the sum; there is nothing to show."""
+        """A disk's transfer ended; its bytes stay in the sum."""
+        vm = self._vm(vm_id)
+        with self._lock:
+            vm.moving.discard(disk_id)
+            vm.transfer_ended_s = time.monotonic()
 
     def vm_finished(self, result: VmResult) -> None:
         """A VM's part of the session ended."""
@@ -163,7 +183,7 @@ class TerminalWatch(_Watch):
         bar = self._bars.get(vm.vm_id)
         if bar is not None:
             done_bytes, total_bytes = vm.sample()
-            draw_bar(self._progress, bar, done_bytes, total_bytes, vm.elapsed_s, status=vm.status)
+            draw_bar(self._progress, bar, done_bytes, total_bytes, vm.elapsed_s, status=vm.doing)
 
     def _ended(self, result: VmResult) -> None:
         bar = self._bars.pop(result.vm_id, None)

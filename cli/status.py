@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -160,7 +161,12 @@ def verdict(report: StatusReport) -> str:
         return describe_breaches(report)
     if not judged:
         return "No job has an RPO, so nobody is late. Give --rpo-hours, or rpo_hours in the job."
-    return f"All {len(judged)} VMs have what their RPO asks for."
+    if len(judged) == 1 == len(report.vms):
+        return "The VM has what its RPO asks for."
+    states = Counter(str(vm.state) for vm in report.vms)
+    if states["good"] == len(report.vms):
+        return f"All {len(judged)} VMs have what their RPO asks for."
+    return f"Nobody is late: {', '.join(f'{n} {state}' for state, n in states.most_common())}."
 
 
 def _row(vm: VmProtection, now: datetime) -> tuple[str, ...]:

@@ -16,7 +16,6 @@ from jobs import (
     BackupSession,
     HookFailed,
     Observers,
-    SessionFailed,
     SessionResult,
     VmResult,
     VmStory,
@@ -106,8 +105,6 @@ def backup(
             retention = apply_retention()
         finally:
             result = report_session(cleaned, retention)
-    if result.status == "failed" or (result.status == "stopped" and not result.point_count):
-        raise SessionFailed(result)
     return ending(result)
 
 

@@ -28,6 +28,8 @@ def run_queue(
     own cleanup is waited for.
     """
     watch = _Watch(session)
+    if vms:
+        session.observer.session_step(_beginning(len(vms), session.job.parallel_vms))
     try:
         _run_round(session, vms, run_vm, watch)
         for number in range(1, session.job.retry.times + 1 if may_retry else 1):
@@ -41,6 +43,13 @@ def run_queue(
     except BaseException:
         session.wind_down("it was interrupted", at_once=True)
         raise
+
+
+def _beginning(vm_count: int, parallel_vms: int) -> str:
+    named = "1 VM is" if vm_count == 1 else f"{vm_count} VMs are"
+    return f"{named} to be backed up" + (
+        f", {parallel_vms} at a time" if vm_count > parallel_vms else ""
+    )
 
 
 class _Watch:
@@ -100,8 +109,9 @@ def _run_admitted(session: BackupSession, vm: VmTarget, run_vm: RunVm) -> None:
 def _pause(session: BackupSession, watch: _Watch, vm_count: int, number: int) -> bool:
     """Wait before a retry; False when the session is not to go on."""
     pause = timedelta(minutes=session.job.retry.wait_minutes)
+    named = "1 VM has" if vm_count == 1 else f"{vm_count} VMs have"
     session.observer.session_step(
-        f"{vm_count} VMs have no new restore point; retry {number} of {session.job.retry.times} "
+        f"{named} no new restore point; retry {number} of {session.job.retry.times} "
         f"in {human_span(pause)}"
     )
     deadline_s = session.clock.monotonic_s() + pause.total_seconds()

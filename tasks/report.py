@@ -21,9 +21,17 @@ from prefect.artifacts import (
     create_progress_artifact,
     update_progress_artifact,
 )
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 
-from jobs import NullObserver, RetentionResult, SessionResult, VmStory, outcome, session_markdown
+from jobs import (
+    NullObserver,
+    RetentionResult,
+    SessionFailed,
+    SessionResult,
+    VmStory,
+    outcome,
+    session_markdown,
+)
 from tasks.context import current_backup, current_story
 from tasks.policy import step
 
@@ -106,9 +114,15 @@ def _key(kind: str, name: str) -> str:
 def ending(result: SessionResult) -> SessionResult:
     """What a session's flow returns: the result, in a state that says in words how it went.
 
+    A session that failed makes its caller raise `SessionFailed`. It is not raised here: the state
+    would begin with the words of Prefect, and the cause is not to be looked for behind them.
+
     Its name is `Stopped` or `Warning` where that is so: Prefect knows no such type of state, but
     shows the name, and notifications go by it.
     """
+    if result.status == "failed" or (result.status == "stopped" and not result.point_count):
+        failure = SessionFailed(result)
+        return cast("SessionResult", Failed(message=str(failure), data=failure))
     if result.status == "stopped":
         why = next((vm.error for vm in result.vms if vm.error), "it was stopped")
         told = f"{result.point_count} of {len(result.vms)} VMs have a new restore point. {why}"

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _PROOF_COLUMNS = (
-    Column("COMPARED"),
-    Column("WITH"),
+    Column("COMPARED", can_wrap=True),
+    Column("WITH", can_wrap=True),
     Column("SIZE", is_number=True),
     Column("HELD"),
     Column("DETAIL", can_wrap=True),

@@ -97,7 +97,7 @@ def test_a_failure_a_warning_and_late_backups_are_told_once_each(
     assert ended("backup", "--job", "bad.yaml")[0] == ExitCode.FAILED
     cluster.story.set_faults({"seed": 1, "faults": []})
     failed = receiver.wait_for("ahvault: backup bad failed")
-    assert failed.startswith("SessionFailed: 1 of 1 VMs failed: web01")
+    assert failed.startswith("1 of 1 VMs failed: web01")
 
     Path("odd.yaml").write_text("scope: {vms: [web01], categories: ['Env/None']}\n")
     assert ended("backup", "--job", "odd.yaml")[0] == ExitCode.OK
@@ -166,8 +166,9 @@ def test_the_shipped_deployments_deploy_and_run(
     assert without_pool.returncode != 0
     assert "work pool 'ahvault' which does not" in " ".join(without_pool.stdout.split())
     assert ended("blocks")[0] == ExitCode.OK
-    pool = prefect("work-pool", "create", "ahvault", "--type", "process", cwd=project)
-    assert pool.returncode == 0, pool.stderr
+    for name in ("ahvault", "ahvault-movers"):
+        pool = prefect("work-pool", "create", name, "--type", "process", cwd=project)
+        assert pool.returncode == 0, pool.stderr
     deployed = prefect("deploy", "--all", cwd=project)
     assert deployed.returncode == 0, deployed.stdout + deployed.stderr
 
@@ -182,6 +183,7 @@ def test_the_shipped_deployments_deploy_and_run(
             "verify",
             "clean-up",
             "check-rpo",
+            "mover",
         }
         active = {name for name, each in by_name.items() if _is_scheduled(each)}
         assert active == {"retention", "collect", "verify", "clean-up", "check-rpo"}

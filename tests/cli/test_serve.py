@@ -66,7 +66,7 @@ def test_a_scheduled_job_runs(
         child = ahvault_process(["serve", "often.yaml", "--port", str(port), "--json"])
         try:
             ready = json.loads("".join(iter(child.stdout.readline, "}\n")) + "}")
-            assert ready["jobs"] == [{"name": "often", "schedule": "* * * * *"}]
+            assert ready["jobs"] == [{"name": "often", "schedule": "* * * * *", "time_zone": "UTC"}]
             deadline_s = time.monotonic() + SCHEDULED_S_MAX
             points: list[object] = []
             while not points and time.monotonic() < deadline_s:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 
-from cli.session_progress import LineWatch, ending_line
+from cli.progress import make_progress, time_left
+from cli.session_progress import LineWatch, TerminalWatch, ending_line
 from jobs import VmResult
 from repository import TransferCounters
 
@@ -85,3 +88,61 @@ def test_more_read_than_planned_is_never_above_a_hundred(
 def test_the_last_line_of_a_vm(told: VmResult, line: str) -> None:
     """What was done, or why not."""
     assert ending_line(told) == line
+
+
+def on_terminal(watch: TerminalWatch, progress: Progress, columns: int) -> list[str]:
+    """The lines that a terminal of that many columns shows right now."""
+    watch.tick()
+    screen = Console(width=columns, force_terminal=True, color_system=None)
+    with screen.capture() as capture:
+        screen.print(progress.get_renderable())
+    return capture.get().splitlines()
+
+
+@pytest.mark.parametrize("columns", [80, 100, 160])
+def test_a_long_step_gives_way_to_the_figures(columns: int) -> None:
+    """Whatever a VM is at, its name, its figures and its rate are whole, each VM on one line."""
+    progress = make_progress()
+    watch = TerminalWatch(progress)
+    for number, name in enumerate(("db01", "files-of-the-office-02")):
+        watch.vm_started(f"v{number}", name)
+        watch.step(f"v{number}", "disks attached to worker ahvault-worker-1: same cluster " * 3)
+        counters = TransferCounters()
+        watch.disk_started(f"v{number}", "d0", "scsi.0", 1000 * MiB, counters)
+        counters.add(read_bytes=250 * MiB)
+    lines = on_terminal(watch, progress, columns)
+    assert len(lines) == 2
+    assert lines[0].startswith("db01 ")
+    for line in lines:
+        assert len(line) <= columns
+        assert " 25 % 250.0 MiB of 1000.0 MiB " in line
+        assert "iB/s" in line
+
+
+def test_a_vm_says_what_it_is_at_before_while_and_after_its_disks_move() -> None:
+    """The last step, then the time left, then that the rest is stored, then that it ends."""
+    progress = make_progress()
+    watch = TerminalWatch(progress)
+    watch.vm_started("v1", "db01")
+    watch.step("v1", "snapshot taken")
+    shown = [on_terminal(watch, progress, 160)]
+    counters = TransferCounters()
+    watch.disk_started("v1", "d0", "scsi.0", 100 * MiB, counters)
+    watch._vms["v1"].transfer_started_s -= 30
+    counters.add(read_bytes=50 * MiB)
+    shown.append(on_terminal(watch, progress, 160))
+    counters.add(read_bytes=50 * MiB)
+    shown.append(on_terminal(watch, progress, 160))
+    watch.disk_finished("v1", "d0")
+    shown.append(on_terminal(watch, progress, 160))
+    ends = ("snapshot taken", "0 s left", "storing the last of it", "finishing")
+    for (line,), end in zip(shown, ends, strict=True):
+        assert line.rstrip().endswith(end)
+
+
+def test_nothing_is_foretold_from_the_first_moments() -> None:
+    """A forecast needs a rate that lasted, and something that is left."""
+    assert time_left(0, 100, 60.0) == ""
+    assert time_left(10, 100, 1.0) == ""
+    assert time_left(100, 100, 60.0) == ""
+    assert time_left(50, 100, 60.4) == "1 min 00 s left"

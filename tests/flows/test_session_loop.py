@@ -73,7 +73,10 @@ def test_only_vms_that_failed_are_tried_again_in_the_same_session(site: Any, ref
     assert (by_name["web01"].tries, by_name["db01"].tries) == (2, 1)
     assert "refuses" in by_name["web01"].earlier_errors[0]
     assert by_name["db01"].earlier_errors == ()
-    assert notes.said == ["1 VMs have no new restore point; retry 1 of 2 in 0 min"]
+    assert notes.said == [
+        "2 VMs are to be backed up, 1 at a time",
+        "1 VM has no new restore point; retry 1 of 2 in 0 min",
+    ]
     with site.repository.open() as repository:
         assert len(repository.points().points) == 2
         assert len(repository.reports().reports) == 1

@@ -15,13 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from tests.screenshots.browser import Page, browser
+from tests.screenshots.browser import TIMELINE_S, Page, browser
 from tests.screenshots.site import Site, running_site
 
 FOLDER = Path(__file__).parents[2] / "docs" / "screenshots"
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 APPEARS_S_MAX = 300.0
-SLOW = {"name": "nightly", "limits": {"mbit_per_s": 6}, "scope": {"vms": ["files01", "web01"]}}
+SLOW = {"name": "nightly", "limits": {"mbit_per_s": 16}, "scope": {"vms": ["files01", "web01"]}}
+OFTEN = {"name": "often", "rpo_hours": 1 / 60, "scope": {"vms": ["db01"]}}
 
 
 T = TypeVar("T")
@@ -39,6 +40,7 @@ def main() -> None:
         browser(program) as page,
     ):
         first = site.run("nightly")
+        site.run("nightly", job=OFTEN)
         _sessions(site, page, first)
         _watched(site, page)
         _failed(site, page)
@@ -49,6 +51,7 @@ def main() -> None:
 def _sessions(site: Site, page: Page, first: str) -> None:
     """A session that went well: its timeline, and its table."""
     page.open(f"{site.ui_url}/runs/flow-run/{first}", "backup nightly")
+    time.sleep(TIMELINE_S)
     _shoot(page, "session")
     table = site.artifact("session-nightly")
     page.open(f"{site.ui_url}/artifacts/artifact/{table}", "PROCESSED".lower())
@@ -57,16 +60,15 @@ def _sessions(site: Site, page: Page, first: str) -> None:
 
 def _watched(site: Site, page: Page) -> None:
     """A VM's run while its disks are read, under a limit that makes it last."""
-    for number, vm in enumerate(("files01", "web01")):
+    for number, size_bytes, vm in ((1, 90_000_000, "files01"), (2, 15_000_000, "web01")):
         # A limit counts what is stored, so the bytes must be such as do not compress.
-        content = random.Random(number).randbytes(15_000_000)
+        content = random.Random(number).randbytes(size_bytes)
         site.cluster.story.write_file(vm, "/srv/new.bin", content=content)
     run_id = site.start("nightly", job=SLOW)
     vm_run = _appears(lambda: site.subrun(run_id, "files01"))
-    progress = _appears(lambda: site.artifact("progress-files01", "progress", of_run=vm_run))
-    page.open(f"{site.ui_url}/artifacts/artifact/{progress}", "files01: read")
-    _shoot(page, "progress", height=330)
+    _appears(lambda: site.artifact("progress-files01", "progress", of_run=vm_run))
     page.open(f"{site.ui_url}/runs/flow-run/{vm_run}", "transfer-")
+    time.sleep(TIMELINE_S)
     _shoot(page, "vm-run")
     site.wait_until(run_id, "COMPLETED", "FAILED")
 
@@ -79,13 +81,13 @@ def _failed(site: Site, page: Page) -> None:
     site.cluster.story.set_faults({"seed": 1, "faults": []})
     page.open(f"{site.ui_url}/runs/flow-run/{run_id}", "Failed")
     page.click("Details")
+    page.click("See More")
+    page.scroll_to("State Message")
     _shoot(page, "failure")
 
 
 def _late(site: Site, page: Page) -> None:
-    """The check against the RPO, with VMs that are late."""
-    site.run("nightly", job={"name": "hourly", "rpo_hours": 0.001, "scope": {"vms": ["db01"]}})
-    time.sleep(4)
+    """The check against the RPO, with a VM that has become late in the minutes before."""
     site.run("check-rpo")
     protection = site.artifact("protection")
     page.open(f"{site.ui_url}/artifacts/artifact/{protection}", "late")
@@ -97,10 +99,11 @@ def _settings(site: Site, page: Page) -> None:
     page.open(f"{site.ui_url}/deployments", "check-rpo")
     _shoot(page, "deployments")
     page.open(f"{site.ui_url}/deployments/deployment/{site.deployment('nightly')}/run", "Job name")
+    page.scroll_to("job (Optional)")
     _shoot(page, "job-form")
     site.ahvault("notifications", "install", "--webhook", "http://127.0.0.1:9/hook")
     page.open(f"{site.ui_url}/automations", "backups are late")
-    _shoot(page, "notifications", height=480)
+    _shoot(page, "notifications")
 
 
 def _appears(look: Callable[[], T | None]) -> T:

@@ -20,7 +20,10 @@ from websockets.sync.client import ClientConnection, connect
 WIDTH, HEIGHT = 1120, 700
 WAIT_S_MAX = 120.0
 SETTLE_S = 1.5
-"""Drawn charts move for a moment after their data is there."""
+"""Pages move for a moment after their data is there."""
+
+TIMELINE_S = 6.0
+"""A run's timeline is drawn after everything else, and has no text to wait for."""
 
 _FLAGS = (
     "--headless",
@@ -82,13 +85,20 @@ class Page:
 
     def click(self, text: str) -> None:
         """Click the innermost element that shows exactly this text."""
+        self._to_innermost(text, "click()")
+
+    def scroll_to(self, text: str) -> None:
+        """Bring the innermost element that shows exactly this text to the top of the window."""
+        self._to_innermost(text, "scrollIntoView({block: 'start'})")
+
+    def _to_innermost(self, text: str, call: str) -> None:
         found = self.evaluate(
             "(() => { const all = [...document.querySelectorAll('body *')]"
             f".filter(each => each.innerText?.trim() === {json.dumps(text)});"
-            " const last = all[all.length - 1]; last?.click(); return !!last; })()"
+            f" const last = all[all.length - 1]; last?.{call}; return !!last; }})()"
         )
         if not found:
-            raise LookupError(f"nothing to click that says {text!r}")
+            raise LookupError(f"nothing on the page says {text!r}: {self.text()[:800]}")
         time.sleep(SETTLE_S)
 
     def picture(self, path: Path, *, height: int = HEIGHT) -> None:

@@ -100,7 +100,7 @@ class Site:
 def running_site(folder: Path) -> Iterator[Site]:
     """Everything up and ready; all of it ends with the block."""
     with ExitStack() as stack:
-        cluster = stack.enter_context(Simulator(size=0.2))
+        cluster = stack.enter_context(Simulator(size=0.5))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
