@@ -98,7 +98,7 @@ def test_a_killed_holder_does_not_keep_its_slots(start_holder: StartHolder) -> N
     free_expired_leases()
     assert slots.free([key]) == {key: 0}  # Not yet: it could still be alive.
     _let_a_minute_pass()
-    assert free_expired_leases() == 2
+    assert free_expired_leases() >= 2  # More, where a session of another test was killed, too.
     assert free_expired_leases() == 0
     assert slots.free([key]) == {key: 2}
 
