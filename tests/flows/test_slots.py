@@ -128,7 +128,7 @@ def test_a_lease_that_was_lost_is_taken_anew(start_holder: StartHolder) -> None:
     (hold,) = slots._held
     before = hold.lease_id
     _let_a_minute_pass()
-    assert free_expired_leases() == 1
+    assert free_expired_leases() >= 1
     assert slots.free([key]) == {key: 1}
     slots._renew(hold)
     assert hold.lease_id != before
