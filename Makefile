@@ -34,8 +34,9 @@ check: $(READY)  ## format, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Three at a time on two cores: the tests of sessions mostly wait for the Prefect server.
 test: check .venv-sdk/.ready ## check, then the tests that CI runs
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not long" $(ARGS)
+	$(BIN)/pytest -n 3 --dist loadgroup -m "not long" $(ARGS)
 
 test-long: $(READY) ## the long proofs
 	$(BIN)/pytest -n 2 --dist loadgroup --timeout 3600 -m long $(ARGS)
