@@ -82,6 +82,22 @@ class _WireDiskPoint(WireModel):
     id: str = Field(alias="diskRecoveryPointExtId")
     disk_id: str | None = Field(default=None, alias="diskExtId")
 
+    def inside(
+        self,
+        recovery_point_id: str,
+        *,
+        vm_recovery_point_id: str | None = None,
+        volume_group_recovery_point_id: str | None = None,
+    ) -> DiskRecoveryPoint:
+        """The disk with its full reference: which recovery point, and whose part of it."""
+        ref = DiskRecoveryPointRef(
+            recovery_point_id=recovery_point_id,
+            vm_recovery_point_id=vm_recovery_point_id,
+            volume_group_recovery_point_id=volume_group_recovery_point_id,
+            disk_recovery_point_id=self.id,
+        )
+        return DiskRecoveryPoint(disk_id=self.disk_id, ref=ref)
+
 
 class VmRecoveryPoint(WireModel):
     """One VM inside a recovery point. Nested in a recovery point, most fields but the ids are empty."""
@@ -99,14 +115,7 @@ class VmRecoveryPoint(WireModel):
     def disks(self, recovery_point_id: str) -> tuple[DiskRecoveryPoint, ...]:
         """The disks held, each with the full reference that changed regions need."""
         return tuple(
-            DiskRecoveryPoint(
-                disk_id=disk.disk_id,
-                ref=DiskRecoveryPointRef(
-                    recovery_point_id=recovery_point_id,
-                    vm_recovery_point_id=self.id,
-                    disk_recovery_point_id=disk.id,
-                ),
-            )
+            disk.inside(recovery_point_id, vm_recovery_point_id=self.id)
             for disk in self.wire_disk_points
         )
 
@@ -123,14 +132,7 @@ class VolumeGroupRecoveryPoint(WireModel):
     def disks(self, recovery_point_id: str) -> tuple[DiskRecoveryPoint, ...]:
         """The disks held, each with the full reference that changed regions need."""
         return tuple(
-            DiskRecoveryPoint(
-                disk_id=disk.disk_id,
-                ref=DiskRecoveryPointRef(
-                    recovery_point_id=recovery_point_id,
-                    volume_group_recovery_point_id=self.id,
-                    disk_recovery_point_id=disk.id,
-                ),
-            )
+            disk.inside(recovery_point_id, volume_group_recovery_point_id=self.id)
             for disk in self.wire_disk_points
         )
 
