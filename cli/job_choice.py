@@ -1,14 +1,24 @@
-"""Which job a command means: a file that holds it, or what was said on the command line."""
+"""Which job a command means: a file that holds it, or what was said on the command line; and which jobs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 if TYPE_CHECKING:
-    from jobs import BackupJob
+    from jobs import BackupJob, ScheduledJob
+
+JobFiles = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="Jobs as YAML files; a schedule is one of their fields.", metavar="JOB.yaml"
+    ),
+]
+"""The jobs that a Prefect server is to offer, one file each."""
 
 _FILE_SUFFIXES = (".yaml", ".yml")
 _WILDCARDS = frozenset("*?[")
@@ -53,6 +63,16 @@ def chosen_job(options: JobOptions) -> BackupJob:
     }
     given = {name: value for name, value in fields.items() if value is not None}
     return parse_job(given, place="the command line").job()
+
+
+def scheduled_jobs(paths: Sequence[Path] | None) -> list[ScheduledJob]:
+    """The jobs in these files; without any, one of every VM that runs when somebody starts it.
+
+    Raises `JobInvalid`.
+    """
+    from jobs import ScheduledJob, read_job_file
+
+    return [read_job_file(path) for path in paths or ()] or [ScheduledJob(name="manual")]
 
 
 def _said_besides(options: JobOptions) -> str | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from cli.config import load_settings
 from cli.connections import cluster_block, repository_block, worker_specs, workers_block
 from cli.errors import PrefectUnavailable
+from cli.job_choice import JobFiles, scheduled_jobs
 from cli.local_prefect import prepare_prefect
 from cli.options import (
     ClusterOptions,
@@ -48,12 +48,7 @@ def setup(
     cluster: ClusterOptions,
     repository: RepositoryOptions,
     workers: WorkerOptions,
-    job_files: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="Jobs as YAML files; a schedule is one of their fields.", metavar="JOB.yaml"
-        ),
-    ] = None,
+    job_files: JobFiles = None,
 ) -> None:
     """Prepare the Prefect server that PREFECT_API_URL names, or bring it up to date.
 
@@ -71,10 +66,9 @@ def setup(
     prepare_prefect(verbose=False)
     from flows.deployments import save_connections
     from flows.scale_out import CONTROL_POOL, prepare_server
-    from jobs import ScheduledJob, read_job_file
     from tasks import MOVERS_POOL
 
-    jobs = [read_job_file(path) for path in job_files or ()] or [ScheduledJob(name="manual")]
+    jobs = scheduled_jobs(job_files)
     specs = worker_specs(settings)
     blocks = cluster_block(settings), repository_block(settings), workers_block(settings)
     try:

@@ -23,6 +23,7 @@ from cli.connections import (
     workers_block,
 )
 from cli.errors import ConfigInvalid, PrefectUnavailable
+from cli.job_choice import JobFiles, scheduled_jobs
 from cli.options import (
     ClusterOptions,
     CommonOptions,
@@ -75,12 +76,7 @@ def serve(
     cluster: ClusterOptions,
     repository: RepositoryOptions,
     workers: WorkerOptions,
-    job_files: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="Jobs as YAML files; a schedule is one of their fields.", metavar="JOB.yaml"
-        ),
-    ] = None,
+    job_files: JobFiles = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on. The server has no users: keep it private.")
     ] = "127.0.0.1",
@@ -102,9 +98,8 @@ def serve(
     """
     settings = load_settings(common, cluster, repository, workers)
     output = open_output(as_json=common.as_json)
-    from jobs import ScheduledJob, read_job_file
 
-    jobs = [read_job_file(path) for path in job_files or ()] or [ScheduledJob(name="manual")]
+    jobs = scheduled_jobs(job_files)
     _require_free(host, port)
     _set_environment(host, port)  # Before the first import of prefect, which reads it once.
     _look_before(settings)

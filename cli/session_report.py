@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from cli.output import Column, table
-from jobs import DiskResult, SessionResult, VmResult, bottleneck, human_bytes, session_text
+from jobs import (
+    DiskResult,
+    SessionResult,
+    VmResult,
+    bottleneck,
+    human_bytes,
+    human_duration,
+    human_ratio,
+    session_text,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -55,6 +64,23 @@ def view_session(result: SessionResult, *, with_disks: bool = False) -> Iterator
     if with_disks and rows:
         yield ""
         yield table(DISK_COLUMNS, rows)
+
+
+def vm_row(vm: VmResult) -> tuple[str, ...]:
+    """The cells of one VM: what was read and stored, by which worker, and why by that one."""
+    why = f" ({vm.worker_reason})" if vm.worker_reason else ""
+    return (
+        vm.vm_name,
+        vm.status,
+        vm.kind or "-",
+        str(len(vm.disks)),
+        human_bytes(vm.provisioned_bytes),
+        human_bytes(vm.read_bytes),
+        human_bytes(vm.stored_bytes),
+        human_ratio(vm.read_bytes, vm.stored_bytes),
+        human_duration(vm.duration_s),
+        f"{vm.worker or '-'}{why}",
+    )
 
 
 def disk_row(vm: VmResult, disk: DiskResult) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ from jobs.job_file import ScheduledJob, parse_job, read_job_file
 from jobs.journal import Entry, Journal
 from jobs.known_jobs import KnownJob, known_jobs, remember_job, retire_job
 from jobs.leases import Lease, running_sessions, this_machine
-from jobs.markdown import session_markdown, vm_cells
+from jobs.markdown import session_markdown
 from jobs.metrics import Metric, gather_metrics
 from jobs.model import BackupJob, WorkerSpec
 from jobs.move_plans import MoveDisk, MovePlan, pack_attachment
@@ -303,7 +303,6 @@ __all__ = [
     "undrain",
     "utc_text",
     "verification_markdown",
-    "vm_cells",
     "vms_in_scope",
     "worker_failure",
 ]

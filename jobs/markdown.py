@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jobs.figures import human_bytes, human_duration, human_rate, human_ratio
-from jobs.results import SessionResult, VmResult
+from jobs.figures import human_bytes, human_rate, human_ratio
+from jobs.results import SessionResult
 from jobs.session_text import COLUMNS, outcome, remarks, row_cells, workers_used
 from jobs.statistics import describe_loads
 
@@ -47,20 +47,3 @@ def _table(result: SessionResult) -> str:
         for vm in result.vms
     )
     return "\n".join([head, line, *rows])
-
-
-def vm_cells(vm: VmResult) -> tuple[str, ...]:
-    """One VM of a session as the cells of a table row, in the order of its head."""
-    why = f" ({vm.worker_reason})" if vm.worker_reason else ""
-    return (
-        vm.vm_name,
-        vm.status,
-        vm.kind or "-",
-        str(len(vm.disks)),
-        human_bytes(vm.provisioned_bytes),
-        human_bytes(vm.read_bytes),
-        human_bytes(vm.stored_bytes),
-        human_ratio(vm.read_bytes, vm.stored_bytes),
-        human_duration(vm.duration_s),
-        f"{vm.worker or '-'}{why}",
-    )

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from cli.demo.proofs import Proof
 from cli.output import Column, table
-from cli.session_report import DISK_COLUMNS, VM_COLUMNS, disk_row, session_as_data
-from jobs import RestoreResult, SessionResult, human_bytes, human_duration, vm_cells
+from cli.session_report import DISK_COLUMNS, VM_COLUMNS, disk_row, session_as_data, vm_row
+from jobs import RestoreResult, SessionResult, human_bytes, human_duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -66,7 +66,7 @@ def view_outcome(outcome: Outcome) -> Iterator[RenderableType]:
     runs = [(number, session) for number, session in enumerate(outcome.sessions, start=1)]
     yield ""
     yield "Sessions: what each run did with each VM"
-    rows = [(str(number), *vm_cells(vm)) for number, session in runs for vm in session.vms]
+    rows = [(str(number), *vm_row(vm)) for number, session in runs for vm in session.vms]
     yield table((Column("RUN"), *VM_COLUMNS), rows)
     yield ""
     yield "Disks: what was read of each, and why that much"
