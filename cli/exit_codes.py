@@ -39,7 +39,7 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.LATE: "a VM has no good restore point that is young enough for its job's RPO",
     ExitCode.INTERNAL: "a mistake in ahvault itself",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
-    ExitCode.TERMINATED: "terminated (SIGTERM)",
+    ExitCode.TERMINATED: "terminated (SIGTERM, or its terminal went away)",
 }
 
 _BY_ERROR: dict[str, ExitCode] = {

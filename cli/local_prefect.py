@@ -8,7 +8,6 @@ the user's other Prefect work is left alone. Whatever the user set in the enviro
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -23,7 +22,7 @@ PATIENCE_S = 2.0
 """How long a silent terminal is no cause for worry."""
 
 _starting = threading.Lock()
-"""A client made while another still waits for the embedded server would not wait, but fail."""
+"""Two threads that want a server at once get one."""
 
 _SETTINGS = {
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
@@ -88,14 +87,11 @@ def start_server() -> Future[None]:
     """Begin to start the embedded server, or to reach the configured one, in a thread of its own.
 
     The future is done once it answers, or has `PrefectUnavailable`. A second call finds the first
-    one's server. Ctrl-C in a terminal goes to every process of the command; the server is started
-    deaf to it, because the flows still need it to clean up. It ends with this process.
+    one's server. It ends with this process.
     """
     outcome: Future[None] = Future()
 
     def start() -> None:
-        # A blocked signal stays blocked in the processes that this thread starts.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             _wait_for_answer()
         except BaseException as error:  # noqa: BLE001 - raised again where the future is asked
@@ -112,9 +108,14 @@ def _wait_for_answer() -> None:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
+    from cli.embedded_server import start_embedded_server
+
     url = PREFECT_API_URL.value()
     try:
-        with _starting, get_client(sync_client=True) as client:
-            client.hello().raise_for_status()
+        with _starting:
+            if url is None:
+                start_embedded_server()
+            with get_client(sync_client=True) as client:
+                client.hello().raise_for_status()
     except (RuntimeError, HTTPError, OSError) as error:
         raise PrefectUnavailable(url, str(error)) from error

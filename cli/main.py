@@ -66,6 +66,9 @@ PROTECT, RESTORE, UPKEEP, OPERATE, TRY = (
 """Headings of `ahvault --help`, in the order in which their first commands are added."""
 
 
+_ENDINGS = (signal.SIGTERM, signal.SIGHUP)
+
+
 def _add(name: str, function: Callable[..., None], examples: str, under: str) -> None:
     app.command(name, epilog=examples, rich_help_panel=under)(function)
 
@@ -132,12 +135,14 @@ def main() -> NoReturn:
 def run(arguments: Sequence[str]) -> int:
     """Carry out one command line and return its exit code; raises nothing.
 
-    SIGTERM ends the command as Ctrl-C does: everything it has open is closed on the way out.
+    SIGTERM, and the end of its terminal (SIGHUP, unless `nohup` has it ignored), end the command as
+    Ctrl-C does: everything it has open is closed on the way out.
     """
     as_json, debug = "--json" in arguments, "--debug" in arguments
     if {"--verbose", "-v"} & set(arguments):
         _show_log()
-    previous = signal.signal(signal.SIGTERM, _leave)
+    heard = [each for each in _ENDINGS if signal.getsignal(each) is not signal.SIG_IGN]
+    previous = {each: signal.signal(each, _leave) for each in heard}
     try:
         code = app(args=list(arguments), prog_name="ahvault", standalone_mode=False)
     except typer.Abort:
@@ -147,7 +152,8 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the one place where every error becomes a sentence
         code = report_failure(error, as_json=as_json, debug=debug)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     if code == ExitCode.TERMINATED:
         say("ahvault: terminated.")
     if code == ExitCode.INTERRUPTED:
