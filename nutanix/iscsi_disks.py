@@ -11,6 +11,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -62,6 +63,8 @@ class IscsiDisk:
         self._login, self._lun, self._clock = login, lun, clock or SystemClock()
         self._lock = threading.Lock()
         self._session: IscsiSession | None = None
+        self._fetcher = ThreadPoolExecutor(1, "iscsi-ahead")
+        self._fetched: dict[tuple[int, int], Future[bytearray]] = {}
         self.block_bytes = 512
         try:
             blocks, self.block_bytes = self._capacity()
@@ -73,6 +76,13 @@ class IscsiDisk:
     def read_into(self, offset_bytes: int, buffer: bytearray | memoryview) -> None:
         """Fill the whole buffer from `offset_bytes`; the end of the disk raises."""
         view = memoryview(buffer).cast("B")
+        fetched = self._fetched.pop((offset_bytes, len(view)), None)
+        if fetched is not None:
+            view[:] = fetched.result()
+        else:
+            self._read(offset_bytes, view)
+
+    def _read(self, offset_bytes: int, view: memoryview) -> None:
         self._require_inside("read", offset_bytes, len(view))
         start, end = self._whole_blocks(offset_bytes, len(view))
         if (start, end) == (offset_bytes, offset_bytes + len(view)):
@@ -82,6 +92,19 @@ class IscsiDisk:
         self._run("read", offset_bytes, self._transfers(0x88, start, into=blocks))
         view[:] = blocks[offset_bytes - start :][: len(view)]
 
+    def read_ahead(self, offset_bytes: int, length_bytes: int) -> None:
+        """Fetch a range into memory in a thread of the disk's own, until exactly it is read.
+
+        What is written to the range meanwhile is not seen. A trouble is raised by that read.
+        """
+
+        def fetch() -> bytearray:
+            data = bytearray(length_bytes)
+            self._read(offset_bytes, memoryview(data))
+            return data
+
+        self._fetched[offset_bytes, length_bytes] = self._fetcher.submit(fetch)
+
     def write_at(self, offset_bytes: int, data: bytes | bytearray | memoryview) -> None:
         """Write all of `data`; parts of blocks are read, changed and written back."""
         view = memoryview(data).cast("B")
@@ -89,7 +112,7 @@ class IscsiDisk:
         start, end = self._whole_blocks(offset_bytes, len(view))
         if (start, end) != (offset_bytes, offset_bytes + len(view)):
             blocks = bytearray(end - start)
-            self.read_into(start, blocks)
+            self._read(start, memoryview(blocks))
             blocks[offset_bytes - start : offset_bytes - start + len(view)] = view
             view = memoryview(blocks)
         self._run("write", offset_bytes, self._transfers(0x8A, start, data_out=view))
@@ -123,7 +146,8 @@ class IscsiDisk:
         return frozenset(each.replace("_", "-") for each in _UUID.findall(serial))
 
     def close(self) -> None:
-        """Log out; a second call does nothing."""
+        """Log out; a second call does nothing. What was being fetched ahead is waited for and dropped."""
+        self._fetcher.shutdown(cancel_futures=True)
         with self._lock:
             self._drop()
 

@@ -141,7 +141,7 @@ class DiskWriter:
         results = run_in_order(
             self._tools.compute,
             lambda step: reader.process(step[1]) if step[1] else [],
-            self._steps(windows),
+            self._steps(windows, reader),
             self._tools.batches_in_flight,
         )
         with closing(results):
@@ -152,7 +152,9 @@ class DiskWriter:
                     self._accept(window, batch, outcomes)
         return digests
 
-    def _steps(self, windows: dict[int, list[ChunkRun]]) -> Iterator[tuple[_Window, Batch | None]]:
+    def _steps(
+        self, windows: dict[int, list[ChunkRun]], reader: BatchReader
+    ) -> Iterator[tuple[_Window, Batch | None]]:
         """All batches in disk order, each window's followed by a step that ends the window."""
         batch_chunks = max(1, BATCH_BYTES // self._shape.chunk_size_bytes)
         for number, runs in windows.items():
@@ -166,7 +168,9 @@ class DiskWriter:
                     continue
                 for first in range(run.first, run.end, batch_chunks):
                     count = min(batch_chunks, run.end - first)
-                    yield window, Batch(first, count, window.base_of(first, count))
+                    batch = Batch(first, count, window.base_of(first, count))
+                    reader.expect(batch)
+                    yield window, batch
             yield window, None
 
     def _inherited_digests(self) -> list[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -61,6 +62,11 @@ class FileSource(_OpenFile):
             if count == 0:
                 raise EOFError(f"{self.path} ends at {offset_bytes + done}, inside the disk")
             done += count
+
+    def read_ahead(self, offset_bytes: int, length_bytes: int) -> None:
+        """Let the system begin to read into its cache."""
+        with suppress(OSError):
+            os.posix_fadvise(self._descriptor, offset_bytes, length_bytes, os.POSIX_FADV_WILLNEED)
 
     def extents(self) -> list[Extent]:
         """What the file system knows of holes, as DATA and ZERO extents of the whole file."""

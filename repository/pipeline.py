@@ -1,8 +1,9 @@
 """The chunk pipeline of one disk: read -> id and zero test -> known? -> compress -> pack -> upload.
 
-One batch of eight chunks is read and computed in one thread of a pool; several batches are in
-flight, so that reading and computing overlap and every core is busy. The thread that called
-`write_disk` takes the results in disk order and packs them; packs are uploaded beside it. What is
+One batch of four chunks is read and computed in one thread of a pool, which has one thread per core;
+several batches are in flight, and a source that can is told of each ahead of its turn, so that
+reading and computing overlap and every core is busy. The thread that called `write_disk` takes the
+results in disk order and packs them; packs are uploaded beside it. What is
 in flight is bounded, and so is memory. The first error, or the stop event, ends all of it: what was
 not begun is cancelled, what was begun is waited for, and the error is raised to the caller.
 """
@@ -27,11 +28,11 @@ from repository.keys import RepositoryKeys
 from repository.maps import DiskShape
 from repository.packs import PackBuilder, PackEntry, StoredPack
 from repository.places import PLACE, ZERO_ID, Places
-from repository.ports import Buffer, DiskSource, Pace
+from repository.ports import Buffer, DiskSource, Pace, ReadsAhead
 from repository.sealing import Sealer
 from repository.units import MiB
 
-BATCH_BYTES = 8 * MiB
+BATCH_BYTES = 4 * MiB
 UPLOADS_IN_FLIGHT = 2
 
 _ZERO_PLACE = np.zeros(1, dtype=PLACE)
@@ -96,6 +97,12 @@ class BatchReader:
         self._controls = controls
         self._counters = controls.counters
         self._local = threading.local()
+        self._ahead = source if isinstance(source, ReadsAhead) else None
+
+    def expect(self, batch: Batch) -> None:
+        """Let the source begin to fetch a batch that is to be processed soon."""
+        if self._ahead is not None:
+            self._ahead.read_ahead(*self._range(batch))
 
     def process(self, batch: Batch) -> list[Outcome]:
         """The outcome of each chunk of the batch, in order."""
@@ -110,13 +117,18 @@ class BatchReader:
     def _read(self, batch: Batch) -> list[memoryview]:
         self._controls.check_stop("reading the disk")
         size = self._shape.chunk_size_bytes
-        start = batch.first_chunk * size
-        length = min(batch.count * size, self._shape.size_bytes - start)
+        start, length = self._range(batch)
         view = self._buffer(batch.count * size)[:length]
         with self._counters.timing("read_s"):
             self._source.read_into(start, view)
         self._counters.add(read_bytes=length, read_chunks=batch.count)
         return [view[offset : offset + size] for offset in range(0, length, size)]
+
+    def _range(self, batch: Batch) -> tuple[int, int]:
+        """Offset and length of the batch on the disk, in bytes."""
+        size = self._shape.chunk_size_bytes
+        start = batch.first_chunk * size
+        return start, min(batch.count * size, self._shape.size_bytes - start)
 
     def _buffer(self, length_bytes: int) -> memoryview:
         """This thread's buffer; results never refer to it, so the next batch may reuse it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -21,6 +21,19 @@ class DiskSource(Protocol):
         """Fill the whole buffer with the bytes at the offset, or raise.
 
         Called from several threads at once. The buffer is the engine's again once this returns.
+        """
+        ...
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """A source that can fetch while nobody waits for it. Optional: what cannot is read as it comes."""
+
+    def read_ahead(self, offset_bytes: int, length_bytes: int) -> None:
+        """Begin to fetch a range that `read_into` will ask for; return at once and never raise.
+
+        Called from one thread, in the order of the reads. A range may never be asked for: on an
+        error, or a stop, the disk is closed before.
         """
         ...
 

@@ -57,8 +57,7 @@ _INDEX_THREADS = 8
 # Made as they are needed. Every disk has at most two uploads on their way; one that waits for a limit
 # must not hold up a disk that is under none.
 _UPLOAD_THREADS = 64
-# Threads beyond the cores wait in reads while the others compute.
-_READING_THREADS = 2
+_BATCHES_PER_CORE = 4
 
 
 class WriteSession:
@@ -92,7 +91,7 @@ class WriteSession:
         self._guard = threading.Lock()
         cores = os.cpu_count() or 1
         self._index = ChunkIndex()
-        self._compute = ThreadPoolExecutor(cores + _READING_THREADS, "ahvault-compute")
+        self._compute = ThreadPoolExecutor(cores, "ahvault-compute")
         self._uploads = ThreadPoolExecutor(_UPLOAD_THREADS, "ahvault-upload")
         self._tools = Tools(
             keys=records.keys,
@@ -101,7 +100,7 @@ class WriteSession:
             index=self._index,
             compute=self._compute,
             uploads=self._uploads,
-            batches_in_flight=2 * (cores + _READING_THREADS),
+            batches_in_flight=_BATCHES_PER_CORE * cores,
             pack_target_bytes=options.pack_target_bytes,
             store_pack=self._store_pack,
             keep_alive=lease.keep_alive,

@@ -228,6 +228,28 @@ def test_many_threads_read_one_disk(group):
     assert wrong == []
 
 
+def test_what_was_announced_is_fetched_ahead(sim, group):
+    """A range that was announced arrives while nobody waits; its trouble is told by its read; what nobody reads holds up nothing."""
+    group.client.attach_iscsi_client(group.id, IQN)
+    with group.open() as disks:
+        disk = disks[0]
+        places = [(MiB, MiB), (0, 4096), (2 * MiB + 512, 700)]
+        for place in places:
+            disk.read_ahead(*place)
+        for future in disk._fetched.values():
+            future.result()
+        sim.story.set_faults({"faults": [{"kind": "iscsi", "how": "medium_error"}]})
+        for offset, length in places:
+            buffer = bytearray(length)
+            disk.read_into(offset, buffer)  # Nothing is asked of the unit: it would fail.
+            assert bytes(buffer) == group.truth[offset : offset + length]
+        disk.read_ahead(3 * MiB, 512)
+        with pytest.raises(DiskIoError, match=r"read disk 0 .* byte 3145728"):
+            disk.read_into(3 * MiB, bytearray(512))
+        sim.story.set_faults({})
+        disk.read_ahead(0, MiB)
+
+
 @pytest.mark.parametrize("fault", [{"how": "dropped", "every": 7}, {"how": "busy", "every": 3}])
 def test_wire_trouble_is_survived(sim, group, fault):
     """Connections that break and units that are busy cost time, not bytes."""
