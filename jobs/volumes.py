@@ -7,9 +7,10 @@ fails, the same group goes on to the next, so blank disks that are half filled k
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
@@ -20,6 +21,7 @@ from jobs.session import Session
 from jobs.stops import TransferStop
 from jobs.workers import WorkerChoice
 from nutanix import (
+    DiskError,
     DiskPlace,
     NutanixError,
     OpenDisk,
@@ -58,6 +60,8 @@ class Attachment:
     stop: TransferStop
     chap_secret: SecretStr | None = None
     """What an iSCSI login may need; never stored with the rest."""
+    disk_failed: threading.Event = field(default_factory=threading.Event)
+    """Set once a disk could not be opened or read: the worker is to be left, and nothing is waited for."""
 
     @contextmanager
     def open_disk(self, index: int, *, writable: bool = False) -> Iterator[OpenDisk]:
@@ -69,11 +73,15 @@ class Attachment:
         opening = Opening(
             timeout_s=self.choice.worker.disk_timeout_s,
             writable=writable,
-            keep_waiting=lambda: not self.stop.is_set(),
+            keep_waiting=lambda: not (self.stop.is_set() or self.disk_failed.is_set()),
             chap_secret=self.chap_secret,
         )
-        with self.place.open_disks(self.group.disks, opening) as opened:
-            yield opened[index]
+        try:
+            with self.place.open_disks(self.group.disks, opening) as opened:
+                yield opened[index]
+        except DiskError:
+            self.disk_failed.set()
+            raise
 
 
 def make_group(
