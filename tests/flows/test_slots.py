@@ -163,6 +163,7 @@ def test_a_session_waits_for_the_slots_of_other_sessions(
     site: Any, simulator: Simulator, start_holder: StartHolder
 ) -> None:
     """W3, W7: with every slot of both workers taken by other processes a session waits, says so, and goes on when they end."""
+    _free_what_others_left()
     ids = {each.name: simulator.vm_id(each.name) for each in simulator.workers}
     holders = [start_holder(vm_id, 4, 4, name) for name, vm_id in ids.items()]
     assert [answer(each) for each in holders] == [(4, 0), (4, 0)]
