@@ -7,7 +7,9 @@ the user's other Prefect work is left alone. Whatever the user set in the enviro
 
 from __future__ import annotations
 
+import atexit
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -30,8 +32,6 @@ _SETTINGS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    # A locked SQLite answers 503; five tries, the default, are not enough for several VMs at once.
-    "PREFECT_CLIENT_MAX_RETRIES": "20",
     # Worker slots are held under leases; in files, they outlive the server of the process that died.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
         "prefect.server.concurrency.lease_storage.filesystem"
@@ -40,6 +40,9 @@ _SETTINGS = {
     "PREFECT_LOGGING_EXTRA_LOGGERS": "repository,nutanix,jobs",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }
+
+_EMBEDDED = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+"""What Prefect sets for a server that serves one process."""
 
 
 def prepare_prefect(*, verbose: bool) -> None:
@@ -103,18 +106,50 @@ def start_server() -> Future[None]:
     return outcome
 
 
+def spawn_embedded(port: int = 0) -> tuple[subprocess.Popen[bytes], int]:
+    """The process of a server for this process's Prefect settings, and its port; any free one for 0."""
+    from prefect.settings import get_current_settings
+
+    from cli.prefect_server import bound_socket, spawn_server
+
+    settings = get_current_settings().to_environment_variables(exclude_unset=True)
+    with bound_socket("127.0.0.1", port) as bound:
+        child = spawn_server(bound, {**_EMBEDDED, **settings}, is_silent=False)
+        return child, bound.getsockname()[1]
+
+
+def _start_embedded() -> None:
+    """Start the server that this process's Prefect clients use, unless there is one. Raises RuntimeError."""
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS
+
+    from cli.prefect_server import stop_server, wait_until_healthy
+
+    server = SubprocessASGIServer()
+    if server.running:
+        return
+    child, port = spawn_embedded()
+    try:
+        limit_s = float(PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value())
+        wait_until_healthy(child, f"http://127.0.0.1:{port}/api", limit_s)
+    except BaseException:
+        stop_server(child)
+        raise
+    # Prefect's clients look for a server that runs before they start one.
+    server.port, server.server_process, server.running = port, child, True
+    atexit.register(server.stop)
+
+
 def _wait_for_answer() -> None:
     from httpx import HTTPError
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
-    from cli.embedded_server import start_embedded_server
-
     url = PREFECT_API_URL.value()
     try:
         with _starting:
             if url is None:
-                start_embedded_server()
+                _start_embedded()
             with get_client(sync_client=True) as client:
                 client.hello().raise_for_status()
     except (RuntimeError, HTTPError, OSError) as error:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +29,7 @@ from cli.options import (
     with_options,
 )
 from cli.output import open_output, say
+from cli.prefect_server import bound_socket, spawn_server, stop_server, wait_until_healthy
 
 if TYPE_CHECKING:
     from jobs import ScheduledJob
@@ -62,7 +60,6 @@ _SERVER_SETTINGS = {
 }
 _CLIENT_SETTINGS = {
     "DO_NOT_TRACK": "1",
-    "PREFECT_CLIENT_MAX_RETRIES": "20",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     "PREFECT_RUNNER_POLL_FREQUENCY": "5",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "repository,nutanix,jobs",
@@ -100,12 +97,14 @@ def serve(
     output = open_output(as_json=common.as_json)
 
     jobs = scheduled_jobs(job_files)
-    _require_free(host, port)
-    _set_environment(host, port)  # Before the first import of prefect, which reads it once.
-    _look_before(settings)
-    with _server_running(host, port):
+    url = f"http://{host}:{port}"
+    with ExitStack() as stack:
+        bound = stack.enter_context(_bound(host, port))
+        _set_environment(host, port)  # Before the first import of prefect, which reads it once.
+        _look_before(settings)
+        stack.enter_context(_server_running(bound, url))
         ready = {
-            "ui_url": f"http://{host}:{port}",
+            "ui_url": url,
             "jobs": [
                 {"name": job.name, "schedule": job.schedule, "time_zone": job.time_zone}
                 for job in jobs
@@ -143,58 +142,29 @@ def _set_environment(host: str, port: int) -> None:
     os.environ["PREFECT_API_URL"] = f"http://{host}:{port}/api"
 
 
-@contextmanager
-def _server_running(host: str, port: int) -> Iterator[None]:
-    """A Prefect server as a child process while the block runs; raises `PrefectUnavailable`."""
-    say("Starting the Prefect server ...")
-    # In a session of its own: Ctrl-C must reach the jobs first, which need it to clean up.
-    child = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "server", "start"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+def _bound(host: str, port: int) -> socket.socket:
+    """Somebody else's server on the port would look like ours and get our jobs."""
     try:
-        _wait_until_healthy(child, f"http://{host}:{port}/api")
+        return bound_socket(host, port)
+    except OSError as error:
+        reason = f"{host}:{port} cannot be listened on: {error.strerror}"
+        raise ConfigInvalid("--port", "", reason) from error
+
+
+@contextmanager
+def _server_running(bound: socket.socket, url: str) -> Iterator[None]:
+    """A Prefect server on the socket while the block runs; raises `PrefectUnavailable`."""
+    say("Starting the Prefect server ...")
+    child = spawn_server(bound, {}, is_silent=True)
+    bound.close()
+    try:
+        try:
+            wait_until_healthy(child, f"{url}/api", START_TIMEOUT_S)
+        except RuntimeError as error:
+            raise PrefectUnavailable(url, str(error)) from error
         yield
     finally:
-        child.terminate()
-        try:
-            child.wait(20)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-
-
-def _wait_until_healthy(child: subprocess.Popen[bytes], url: str) -> None:
-    deadline_s = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline_s:
-        if child.poll() is not None:
-            raise PrefectUnavailable(url, f"it ended with code {child.returncode} while starting")
-        if _is_healthy(url):
-            return
-        time.sleep(0.3)
-    raise PrefectUnavailable(url, f"it was not ready within {START_TIMEOUT_S:.0f} s")
-
-
-def _is_healthy(url: str) -> bool:
-    import httpx
-
-    try:
-        return httpx.get(f"{url}/health", timeout=2.0).is_success
-    except httpx.HTTPError:
-        return False
-
-
-def _require_free(host: str, port: int) -> None:
-    """Somebody else's server on the port would look like ours and get our jobs."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            reason = f"{host}:{port} cannot be listened on: {error.strerror}"
-            raise ConfigInvalid("--port", "", reason) from error
+        stop_server(child)
 
 
 def _serve_jobs(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
-from threading import Lock
 
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -31,7 +30,6 @@ from tasks import (
     apply_retention,
     clean_up_leftovers,
     commit_point,
-    current_story,
     ending,
     find_reference,
     heeding_cancel,
@@ -50,10 +48,6 @@ from tasks import (
     working_in,
     working_on,
 )
-
-_one_at_a_time = Lock()
-"""Held while a subflow is created. Prefect's SQLite server answers 503 to one of two subflows that
-are created at the same moment, and its client then waits two seconds or more before it asks again."""
 
 
 @flow(
@@ -123,7 +117,6 @@ def backup_vm(vm_id: str, vm_name: str, job_name: str, kind: str) -> str:  # noq
         job_name: The session's job, for people.
         kind: What comes of it, full or incremental, as far as is known before; for people.
     """
-    current_story().on_running()
     with progress_artifact(vm_name), ExitStack() as held:
         snapshot = take_snapshot(vm_id)
         held.callback(abandon_snapshot, snapshot)
@@ -151,14 +144,11 @@ def run_vms(session: BackupSession, vms: list[VmTarget]) -> None:
 
 def run_vm(session: BackupSession, vm: VmTarget) -> VmResult:
     """One VM of the session; its failure becomes its result and goes no further (S10)."""
-    with ExitStack() as creating:
-        creating.enter_context(_one_at_a_time)
-        story = VmStory.begin(vm.vm_id, vm.vm_name, clock=session.clock, observer=session.observer)
-        story.on_running = creating.close
-        with working_on(story):
-            try:
-                kind = session.expected_kind(vm.vm_id)
-                backup_vm(vm.vm_id, vm.vm_name, session.job.name, kind)
-            except Exception as error:  # noqa: BLE001 - whatever it was, the other VMs go on
-                return session.finish(story, error)
-            return session.finish(story)
+    story = VmStory.begin(vm.vm_id, vm.vm_name, clock=session.clock, observer=session.observer)
+    with working_on(story):
+        try:
+            kind = session.expected_kind(vm.vm_id)
+            backup_vm(vm.vm_id, vm.vm_name, session.job.name, kind)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the other VMs go on
+            return session.finish(story, error)
+        return session.finish(story)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -59,8 +59,6 @@ class VmStory:
     """By disk id, what a restore that allows damage could not read and left as zeros."""
     move_count: int = 0
     """How many movers on workers were asked for this VM."""
-    on_running: Callable[[], None] = lambda: None
-    """Called by the VM's flow as soon as it runs."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod

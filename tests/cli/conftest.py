@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from cli.main import run
+from cli.prefect_server import bound_socket, spawn_server, stop_server, wait_until_healthy
 from repository import (
     DiskSpec,
     Extent,
@@ -153,41 +151,21 @@ def _commit(
 @pytest.fixture(scope="module")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Prefect server of the module's own: every command would wait for an embedded one."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     home = tmp_path_factory.mktemp("prefect-server")
-    child = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],
-        env={
-            **os.environ,
+    with bound_socket("127.0.0.1", 0) as bound:
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}/api"
+        settings = {
             "PREFECT_HOME": str(home),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_UI_ENABLED": "false",
             "DO_NOT_TRACK": "1",
-        },
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    url = f"http://127.0.0.1:{port}/api"
+        }
+        child = spawn_server(bound, settings, is_silent=True)
     try:
-        _wait_for_health(url)
+        wait_until_healthy(child, url, SERVER_START_S_MAX)
         yield url
     finally:
-        child.terminate()
-        child.wait(30)
-
-
-def _wait_for_health(url: str) -> None:
-    deadline_s = time.monotonic() + SERVER_START_S_MAX
-    while time.monotonic() < deadline_s:
-        try:
-            if httpx.get(f"{url}/health").status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.2)
-    raise TimeoutError(f"no Prefect server at {url}")
+        stop_server(child)
 
 
 @pytest.fixture

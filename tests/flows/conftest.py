@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import (
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     PREFECT_HOME,
@@ -17,6 +19,7 @@ from prefect.settings import (
 from prefect.testing.utilities import prefect_test_harness
 
 from blocks import AhvCluster, BackupRepository, BackupWorkers
+from cli.local_prefect import spawn_embedded
 from jobs import WorkerSpec
 from repository import Repository
 from simulator import Simulator
@@ -24,8 +27,13 @@ from simulator import Simulator
 
 @pytest.fixture(scope="session", autouse=True)
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One embedded server for all tests of flows; a heartbeat would add a second to every flow."""
+    """One embedded server, as commands start it, for all tests of flows; a heartbeat would add a second to every flow."""
     with (
+        patch.object(
+            SubprocessASGIServer,
+            "_run_uvicorn_command",
+            lambda server: spawn_embedded(server.port)[0],
+        ),
         temporary_settings(
             {
                 PREFECT_HOME: tmp_path_factory.mktemp("prefect-home"),
