@@ -10,15 +10,23 @@ from __future__ import annotations
 import atexit
 import os
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cli.config import user_data_dir
 from cli.errors import PrefectUnavailable
 from cli.output import say
+from cli.prefect_server import bound_socket, spawn_server, stop_server, wait_until_healthy
+
+if TYPE_CHECKING:
+    from prefect.server.api.server import SubprocessASGIServer
+
+_LOOPBACK = "127.0.0.1"
 
 PATIENCE_S = 2.0
 """How long a silent terminal is no cause for worry."""
@@ -77,7 +85,7 @@ def flows_ready() -> Iterator[None]:
     try:
         server.result(PATIENCE_S)
     except TimeoutError:
-        say("Waiting for the Prefect server (an embedded one takes about ten seconds) ...")
+        say("Waiting for the Prefect server (an embedded one takes a few seconds) ...")
         server.result()
     if PREFECT_API_URL.value():
         yield
@@ -90,13 +98,15 @@ def start_server() -> Future[None]:
     """Begin to start the embedded server, or to reach the configured one, in a thread of its own.
 
     The future is done once it answers, or has `PrefectUnavailable`. A second call finds the first
-    one's server. It ends with this process.
+    one's server. It ends with this process. Call it early: the server takes seconds to start, most
+    of them beside whatever this process does meanwhile.
     """
     outcome: Future[None] = Future()
 
     def start() -> None:
         try:
-            _wait_for_answer()
+            with _starting:
+                _start()
         except BaseException as error:  # noqa: BLE001 - raised again where the future is asked
             outcome.set_exception(error)
         else:
@@ -106,51 +116,49 @@ def start_server() -> Future[None]:
     return outcome
 
 
-def spawn_embedded(port: int = 0) -> tuple[subprocess.Popen[bytes], int]:
-    """The process of a server for this process's Prefect settings, and its port; any free one for 0."""
-    from prefect.settings import get_current_settings
-
-    from cli.prefect_server import bound_socket, spawn_server
-
-    settings = get_current_settings().to_environment_variables(exclude_unset=True)
-    with bound_socket("127.0.0.1", port) as bound:
+def spawn_embedded(
+    settings: Mapping[str, str], port: int = 0
+) -> tuple[subprocess.Popen[bytes], int]:
+    """The process of a server with these settings beside the environment's, and its port; any free one for 0."""
+    with bound_socket(_LOOPBACK, port) as bound:
         child = spawn_server(bound, {**_EMBEDDED, **settings}, is_silent=False)
         return child, bound.getsockname()[1]
 
 
-def _start_embedded() -> None:
-    """Start the server that this process's Prefect clients use, unless there is one. Raises RuntimeError."""
+def _start() -> None:
+    """Return once a server answers; raises `PrefectUnavailable`."""
+    early = None
+    if "prefect" not in sys.modules and not os.environ.get("PREFECT_API_URL"):
+        early = spawn_embedded(
+            {}
+        )  # Before Prefect is imported here, which takes as long as a part of its start.
+    from httpx import HTTPError
+    from prefect.client.orchestration import get_client
     from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_API_URL
+
+    url, server = PREFECT_API_URL.value(), SubprocessASGIServer()
+    try:
+        if url is None and not server.running:
+            _adopt(server, *(early or spawn_embedded({})))
+        elif early is not None:  # A file of Prefect's names a server.
+            stop_server(early[0])
+        with get_client(sync_client=True) as client:
+            client.hello().raise_for_status()
+    except (RuntimeError, HTTPError, OSError) as error:
+        raise PrefectUnavailable(url, str(error)) from error
+
+
+def _adopt(server: SubprocessASGIServer, child: subprocess.Popen[bytes], port: int) -> None:
+    """Make the process the one that this process's Prefect clients use. Raises RuntimeError."""
     from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS
 
-    from cli.prefect_server import stop_server, wait_until_healthy
-
-    server = SubprocessASGIServer()
-    if server.running:
-        return
-    child, port = spawn_embedded()
     try:
         limit_s = float(PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value())
-        wait_until_healthy(child, f"http://127.0.0.1:{port}/api", limit_s)
+        wait_until_healthy(child, f"http://{_LOOPBACK}:{port}/api", limit_s)
     except BaseException:
         stop_server(child)
         raise
-    # Prefect's clients look for a server that runs before they start one.
+    # Clients look for a server that runs before they start one.
     server.port, server.server_process, server.running = port, child, True
     atexit.register(server.stop)
-
-
-def _wait_for_answer() -> None:
-    from httpx import HTTPError
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL
-
-    url = PREFECT_API_URL.value()
-    try:
-        with _starting:
-            if url is None:
-                _start_embedded()
-            with get_client(sync_client=True) as client:
-                client.hello().raise_for_status()
-    except (RuntimeError, HTTPError, OSError) as error:
-        raise PrefectUnavailable(url, str(error)) from error

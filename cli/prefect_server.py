@@ -91,12 +91,12 @@ def stop_server(child: subprocess.Popen[bytes]) -> None:
 
 def main() -> None:
     """The server's process: serve Prefect on the socket that was handed down."""
+    threading.Thread(target=_end_with_the_command, daemon=True).start()
     import uvicorn
     from prefect.server.api.server import create_app
 
     from cli.retry_locked import RetryLocked
 
-    threading.Thread(target=_end_with_the_command, daemon=True).start()
     collect_garbage_apart()
     config = uvicorn.Config(RetryLocked(create_app()), log_level="error", lifespan="on")
     with socket.socket(fileno=int(sys.argv[1])) as bound:

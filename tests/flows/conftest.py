@@ -14,6 +14,7 @@ from prefect.settings import (
     PREFECT_HOME,
     PREFECT_LOGGING_TO_API_ENABLED,
     PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE,
+    get_current_settings,
     temporary_settings,
 )
 from prefect.testing.utilities import prefect_test_harness
@@ -32,7 +33,9 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.object(
             SubprocessASGIServer,
             "_run_uvicorn_command",
-            lambda server: spawn_embedded(server.port)[0],
+            lambda server: spawn_embedded(
+                get_current_settings().to_environment_variables(exclude_unset=True), server.port
+            )[0],
         ),
         temporary_settings(
             {
