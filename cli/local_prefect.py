@@ -16,17 +16,16 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cli.config import user_data_dir
 from cli.errors import PrefectUnavailable
 from cli.output import say
 from cli.prefect_server import bound_socket, spawn_server, stop_server, wait_until_healthy
 
-if TYPE_CHECKING:
-    from prefect.server.api.server import SubprocessASGIServer
-
 _LOOPBACK = "127.0.0.1"
+
+_early: tuple[subprocess.Popen[bytes], int] | None = None
+"""A server that was spawned and that nobody asked for yet, and its port."""
 
 PATIENCE_S = 2.0
 """How long a silent terminal is no cause for worry."""
@@ -98,8 +97,7 @@ def start_server() -> Future[None]:
     """Begin to start the embedded server, or to reach the configured one, in a thread of its own.
 
     The future is done once it answers, or has `PrefectUnavailable`. A second call finds the first
-    one's server. It ends with this process. Call it early: the server takes seconds to start, most
-    of them beside whatever this process does meanwhile.
+    one's server. It ends with this process.
     """
     outcome: Future[None] = Future()
 
@@ -116,6 +114,17 @@ def start_server() -> Future[None]:
     return outcome
 
 
+def spawn_early() -> None:
+    """Let the embedded server begin to start, where `start_server` will want one, for all that is known.
+
+    It takes seconds, most of them beside whatever this process does meanwhile. Nothing of Prefect is
+    imported here: two threads that import it at once can meet in each other's locks.
+    """
+    global _early  # noqa: PLW0603 - one server per process, as Prefect has it
+    if _early is None and "prefect" not in sys.modules and not os.environ.get("PREFECT_API_URL"):
+        _early = spawn_embedded({})
+
+
 def spawn_embedded(
     settings: Mapping[str, str], port: int = 0
 ) -> tuple[subprocess.Popen[bytes], int]:
@@ -127,20 +136,16 @@ def spawn_embedded(
 
 def _start() -> None:
     """Return once a server answers; raises `PrefectUnavailable`."""
-    early = None
-    if "prefect" not in sys.modules and not os.environ.get("PREFECT_API_URL"):
-        early = spawn_embedded(
-            {}
-        )  # Before Prefect is imported here, which takes as long as a part of its start.
+    global _early
+    early, _early = _early, None
     from httpx import HTTPError
     from prefect.client.orchestration import get_client
-    from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL
 
-    url, server = PREFECT_API_URL.value(), SubprocessASGIServer()
+    url = PREFECT_API_URL.value()
     try:
-        if url is None and not server.running:
-            _adopt(server, *(early or spawn_embedded({})))
+        if url is None:
+            _run_embedded(early)
         elif early is not None:  # A file of Prefect's names a server.
             stop_server(early[0])
         with get_client(sync_client=True) as client:
@@ -149,10 +154,15 @@ def _start() -> None:
         raise PrefectUnavailable(url, str(error)) from error
 
 
-def _adopt(server: SubprocessASGIServer, child: subprocess.Popen[bytes], port: int) -> None:
-    """Make the process the one that this process's Prefect clients use. Raises RuntimeError."""
+def _run_embedded(early: tuple[subprocess.Popen[bytes], int] | None) -> None:
+    """Make a server the one that this process's Prefect clients use, unless they have one. Raises RuntimeError."""
+    from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS
 
+    server = SubprocessASGIServer()
+    if server.running:
+        return
+    child, port = early or spawn_embedded({})
     try:
         limit_s = float(PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value())
         wait_until_healthy(child, f"http://{_LOOPBACK}:{port}/api", limit_s)

@@ -16,7 +16,7 @@ from cli.connections import (
     workers_block,
 )
 from cli.exit_codes import ExitCode
-from cli.local_prefect import flows_ready, prepare_prefect, start_server
+from cli.local_prefect import flows_ready, prepare_prefect, spawn_early
 from cli.options import (
     ClusterOptions,
     CommonOptions,
@@ -77,7 +77,7 @@ def restore(
     settings = load_settings(common, cluster, repository, workers)
     output = open_output(as_json=common.as_json)
     prepare_prefect(verbose=common.verbose)
-    start_server()  # It needs a few seconds, in which the rest is looked at.
+    spawn_early()
     result = run_restore(
         settings,
         point,
