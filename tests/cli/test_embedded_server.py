@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,13 +14,12 @@ import pytest
 from cli.exit_codes import ExitCode
 from repository import Repository, VerifyLevel
 from simulator import Simulator
+from tests.cli.test_session_commands import Start, start_transfer
 
 pytestmark = [pytest.mark.prefect, pytest.mark.xdist_group("cli-embedded")]
 
 GONE_S_MAX = 20.0
 CLEANED_UP_S_MAX = 60.0
-
-Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
@@ -30,16 +29,12 @@ def without_server(store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return store
 
 
-def start_transfer(ahvault_process: Start, folder: Path) -> tuple[subprocess.Popen[str], list[int]]:
+def start_in_own_group(
+    ahvault_process: Start, folder: Path
+) -> tuple[subprocess.Popen[str], list[int]]:
     """A slow backup, in a process group of its own, whose disks are being read; and its children."""
-    job = folder / "slow.yaml"
-    job.write_text("{ name: adhoc, scope: { vms: [web01] }, limits: { mbit_per_s: 1 } }\n")
-    child = ahvault_process(["backup", "--job", str(job)], preexec_fn=os.setsid)
-    assert child.stderr is not None
-    for line in child.stderr:
-        if "disks attached" in line:
-            return child, children(child.pid)
-    raise AssertionError("the command ended before it attached a disk")
+    child = start_transfer(ahvault_process, folder, preexec_fn=os.setsid)
+    return child, children(child.pid)
 
 
 def children(pid: int) -> list[int]:
@@ -82,7 +77,7 @@ def test_a_signal_to_the_whole_group_leaves_the_server_for_the_clean_up(
     code: ExitCode,
 ) -> None:
     """As systemd, `timeout` and a terminal send it: the session cleans up in its usual time and takes its server along."""
-    child, others = start_transfer(ahvault_process, tmp_path)
+    child, others = start_in_own_group(ahvault_process, tmp_path)
     assert others
     started_s = time.monotonic()
     os.killpg(child.pid, number)
@@ -103,7 +98,7 @@ def test_a_killed_command_takes_its_server_along(
     ahvault_process: Start, without_server: Path, tmp_path: Path
 ) -> None:
     """Also `kill -9`, after which the command can do nothing more, leaves no server behind."""
-    child, others = start_transfer(ahvault_process, tmp_path)
+    child, others = start_in_own_group(ahvault_process, tmp_path)
     assert others
     child.kill()
     child.communicate(timeout=60)

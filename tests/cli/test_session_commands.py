@@ -106,11 +106,13 @@ def test_a_restore_over_an_existing_vm_is_refused(ended, store: Path) -> None:
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-def start_transfer(ahvault_process: Start, folder: Path) -> subprocess.Popen[str]:
+def start_transfer(
+    ahvault_process: Start, folder: Path, preexec_fn: Callable[[], None] | None = None
+) -> subprocess.Popen[str]:
     """A backup of web01, so slow that it is never done first, up to the moment when its disks are read."""
     job = folder / "slow.yaml"
     job.write_text("{ name: adhoc, scope: { vms: [web01] }, limits: { mbit_per_s: 1 } }\n")
-    child = ahvault_process(["backup", "--job", str(job)])
+    child = ahvault_process(["backup", "--job", str(job)], preexec_fn=preexec_fn)
     assert child.stderr is not None
     for line in child.stderr:
         if "disks attached" in line:
