@@ -70,6 +70,8 @@ _BY_ERROR: dict[str, ExitCode] = {
     "nutanix.NutanixError": ExitCode.CLUSTER,
     "jobs.JobInvalid": ExitCode.USAGE,
     "jobs.ThrottleInvalid": ExitCode.USAGE,
+    "jobs.RuleBuiltIn": ExitCode.USAGE,
+    "jobs.TransferUnencrypted": ExitCode.USAGE,
     "jobs.DeployRefused": ExitCode.USAGE,
     "jobs.RestoreRefused": ExitCode.USAGE,
     "jobs.NothingToBackUp": ExitCode.NOT_FOUND,

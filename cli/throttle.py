@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,12 +12,11 @@ from cli.config import load_settings
 from cli.connections import open_repository
 from cli.errors import ConfigInvalid, RuleUnknown
 from cli.options import CommonOptions, RepositoryOptions, with_options
-from cli.output import Column, open_output, table
+from cli.output import open_output
+from cli.throttle_view import rule_as_data, rule_sentence, view_limits, view_rules
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from jobs import LimitInForce, ThrottleRule, ThrottleSettings, Traffic
+    from jobs import ThrottleEngine
 
 app = typer.Typer(
     help="Limit how fast data moves, also in sessions that run.", no_args_is_help=True
@@ -30,6 +27,7 @@ SET_EXAMPLES = """Examples:
 - `ahvault throttle set wan --between 10.0.0.0/8 --and public --limit '100 Mbit/s'`
 - `ahvault throttle set office --job nightly --limit '50 Mbit/s' --times 'mon-fri 08:00-18:00' --otherwise '1 Gbit/s' --time-zone Europe/Berlin`
 - `ahvault throttle set disks --limit '200 MiB/s'`
+- `ahvault throttle set public-addresses --no-encrypt`
 """
 LIST_EXAMPLES = """Examples:
 
@@ -50,17 +48,6 @@ PLACE_EXAMPLES = """Examples:
 - `ahvault throttle place --forget`
 """
 
-_COLUMNS = (
-    Column("RULE"),
-    Column("HOLDS FOR"),
-    Column("LIMIT"),
-    Column("TIMES", can_wrap=True),
-    Column("OTHERWISE"),
-    Column("RESTORES"),
-    Column("NOW"),
-)
-_IN_FORCE_COLUMNS = (Column("LIMIT"), Column("RULE"), Column("HOLDS FOR"))
-
 
 @app.callback()
 def throttle() -> None:
@@ -72,11 +59,11 @@ class RuleOptions:
     """What a rule says."""
 
     limit: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Of all transfers under the rule together: 100 Mbit/s, 50 MiB/s.", metavar="RATE"
         ),
-    ]
+    ] = None
     between: Annotated[
         str | None,
         typer.Option(
@@ -110,6 +97,14 @@ class RuleOptions:
     restores: Annotated[
         bool, typer.Option("--restores", help="Limit restores and exports too.")
     ] = False
+    encrypt: Annotated[
+        bool | None,
+        typer.Option(
+            "--encrypt/--no-encrypt",
+            help="Of rule public-addresses: whether data must be encrypted on its way, by transport "
+            "or repository. It must, if not given.",
+        ),
+    ] = None
 
 
 @app.command("set", epilog=SET_EXAMPLES)
@@ -124,30 +119,39 @@ def set_rule(
 
     With `--between` and `--and` it is about a path through the network, with `--job` or `--worker`
     about what these move, with none of them about the repository. What is given must all hold.
+    Rule `public-addresses` is built in and about stores at public addresses: it can be given a limit,
+    and let data go unencrypted.
     """
     from jobs import RuleBook, parse_rule
 
-    if (options.between is None) != (options.and_ is None):
-        reason = "a path has two ends; give --between and --and"
-        raise ConfigInvalid("--between", options.between or "", reason)
-    rule = parse_rule(
-        {
-            "name": name,
-            "limit": options.limit,
-            "between": (options.between, options.and_) if options.between is not None else None,
-            "job": options.job,
-            "worker": options.worker,
-            "times": tuple(options.times or ()),
-            "otherwise": options.otherwise,
-            "time_zone": options.time_zone,
-            "restores": options.restores,
-        }
-    )
+    rule = parse_rule(_fields(name, options))
     settings = load_settings(common, repository)
     output = open_output(as_json=common.as_json)
     with open_repository(settings) as opened:
         RuleBook(opened.live).put(rule)
-    output.result(_as_data(rule), lambda: [_sentence(rule)])
+    output.result(rule_as_data(rule), lambda: [rule_sentence(rule)])
+
+
+def _fields(name: str, options: RuleOptions) -> dict[str, object]:
+    """What was given, as the fields of a rule."""
+    if (options.between is None) != (options.and_ is None):
+        reason = "a path has two ends; give --between and --and"
+        raise ConfigInvalid("--between", options.between or "", reason)
+    fields: dict[str, object] = {
+        "name": name,
+        "limit": options.limit,
+        "job": options.job,
+        "worker": options.worker,
+        "times": tuple(options.times or ()),
+        "otherwise": options.otherwise,
+        "time_zone": options.time_zone,
+        "restores": options.restores,
+    }
+    if options.between is not None:
+        fields["between"] = (options.between, options.and_)
+    if options.encrypt is not None:
+        fields["encrypt"] = options.encrypt
+    return fields
 
 
 @app.command("list", epilog=LIST_EXAMPLES)
@@ -161,10 +165,10 @@ def list_rules(common: CommonOptions, repository: RepositoryOptions) -> None:
     with open_repository(settings) as opened:
         found = RuleBook(opened.live).read()
     data = {
-        "rules": [_as_data(rule) for rule in found.rules],
+        "rules": [rule_as_data(rule) for rule in found.all_rules],
         "address": str(found.address) if found.address else None,
     }
-    output.result(data, lambda: _view_rules(found))
+    output.result(data, lambda: view_rules(found))
 
 
 @app.command("show", epilog=SHOW_EXAMPLES)
@@ -196,15 +200,27 @@ def show(
             job=job,
             worker=worker,
         )
-        limits = engine.in_force(traffic)
+        limits, refusal = engine.in_force(traffic), _refusal(engine)
     data = {
+        "refused": refusal,
         "path": sorted([str(own), str(store)] for own, store in traffic.ends),
         "limits": [
             {"rule": each.rule.name, "limit": str(each.limit), "bytes_s": each.limit.bytes_s}
             for each in limits
         ],
     }
-    output.result(data, lambda: _view_limits(traffic, limits))
+    output.result(data, lambda: view_limits(traffic, limits, refusal))
+
+
+def _refusal(engine: ThrottleEngine) -> str | None:
+    """Why nothing would move at all, if that is so."""
+    from jobs import TransferUnencrypted
+
+    try:
+        engine.require_encryption()
+    except TransferUnencrypted as error:
+        return str(error)
+    return None
 
 
 @app.command("remove", epilog=REMOVE_EXAMPLES)
@@ -214,7 +230,10 @@ def remove(
     repository: RepositoryOptions,
     name: Annotated[str, typer.Argument(help="Name of the rule.", metavar="NAME")],
 ) -> None:
-    """Remove a rule; transfers that run are free of it within seconds."""
+    """Remove a rule; transfers that run are free of it within seconds.
+
+    The built-in rule `public-addresses` can only be adjusted.
+    """
     from jobs import RuleBook
 
     settings = load_settings(common, repository)
@@ -222,7 +241,7 @@ def remove(
     with open_repository(settings) as opened:
         book = RuleBook(opened.live)
         if not book.remove(name):
-            raise RuleUnknown(name, [rule.name for rule in book.read().rules])
+            raise RuleUnknown(name, [rule.name for rule in book.read().all_rules])
     output.result({"removed": name}, lambda: [f"Removed throttle rule {name}."])
 
 
@@ -262,56 +281,3 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
         return ipaddress.ip_address(text)
     except ValueError as error:
         raise ConfigInvalid("place", text, "is no IP address") from error
-
-
-def _as_data(rule: ThrottleRule) -> dict[str, Any]:
-    now = rule.limit_at(datetime.now(UTC))
-    return {**rule.model_dump(mode="json"), "now": str(now) if now else None}
-
-
-def _sentence(rule: ThrottleRule) -> str:
-    now = rule.limit_at(datetime.now(UTC))
-    return (
-        f"Throttle rule {rule.name} holds for {rule.subject}; at this moment: {now or 'no limit'}."
-    )
-
-
-def _view_rules(found: ThrottleSettings) -> Iterator[RenderableType]:
-    if found.address:
-        yield f"The repository lies at {found.address}."
-    if not found.rules:
-        yield "There are no throttle rules: data moves as fast as it can."
-        return
-    now = datetime.now(UTC)
-    yield table(
-        _COLUMNS,
-        (
-            (
-                rule.name,
-                rule.subject,
-                rule.limit or "none",
-                _times(rule),
-                (rule.otherwise or "none") if rule.times else "-",
-                "limited" if rule.restores else "free",
-                rule.limit_at(now) or "no limit",
-            )
-            for rule in found.rules
-        ),
-    )
-
-
-def _times(rule: ThrottleRule) -> str:
-    return f"{', '.join(rule.times)} ({rule.time_zone})" if rule.times else "always"
-
-
-def _view_limits(traffic: Traffic, limits: Sequence[LimitInForce]) -> Iterator[RenderableType]:
-    for own, store in sorted(traffic.ends, key=str):
-        yield f"From here, {own}, to the repository, {store}."
-    if not traffic.ends:
-        yield "The repository lies on this machine, or nobody knows where: no rule about a path holds."
-    if not limits:
-        yield "Nothing would hold a transfer back now."
-        return
-    yield table(
-        _IN_FORCE_COLUMNS, ((each.limit, each.rule.name, each.rule.subject) for each in limits)
-    )

@@ -87,6 +87,7 @@ def restore_vm(
                 queue_check=queue_check_of(repository=repository, cluster=cluster),
             )
         )
+        session.throttle.require_encryption()
         cancelled.then(session.stop.set)
         stack.enter_context(working_in(session, repository=repository, cluster=cluster))
         story = VmStory.begin(point.vm_id, vm_name, clock=session.clock, observer=session.observer)

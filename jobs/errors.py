@@ -18,6 +18,8 @@ JobError
 ├── RestoreRefused      the restore as asked would do harm or cannot be done
 ├── LimitsUnavailable   the limits that transfers share cannot be asked
 ├── ThrottleInvalid     the throttle rules cannot be read, or one cannot be carried out
+├── RuleBuiltIn         the throttle rule about public addresses cannot be removed
+├── TransferUnencrypted a throttle rule asks for encryption, and the data would go in the clear
 ├── SessionStopped      the operator or the system asked the session to stop
 ├── BackupsLate         VMs have no good restore point that is young enough
 ├── DamageFound         verification has open findings
@@ -203,6 +205,33 @@ class ThrottleInvalid(JobError):
     def __init__(self, field: str, reason: str) -> None:
         self.field, self.reason = field, reason
         super().__init__(f"The throttle rule cannot be used: {field}: {reason}")
+
+
+class RuleBuiltIn(JobError):
+    """A throttle rule that is always there."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"The throttle rule {name} is built in and cannot be removed, only adjusted: "
+            f"`ahvault throttle set {name} --no-encrypt` lets data go in the clear, without "
+            "--limit it limits nothing."
+        )
+
+
+class TransferUnencrypted(JobError):
+    """What would move to or from the store could be read on its way; nothing was moved."""
+
+    def __init__(self, url: str, host: str, address: str, rule: str) -> None:
+        self.url, self.host, self.address, self.rule = url, host, address, rule
+        place = address if host == address else f"{host} ({address})"
+        super().__init__(
+            f"No data moves to or from repository {url}: it lies at the public address {place}, "
+            "neither the transport nor the repository encrypts, and throttle rule "
+            f"{rule} asks for one of them. Use a transport that encrypts, such as an https:// "
+            "endpoint; or copy to an encrypted repository, made with `ahvault repo init --encrypt`; "
+            f"or let data go in the clear with `ahvault throttle set {rule} --no-encrypt`."
+        )
 
 
 class SessionStopped(JobError):

@@ -254,7 +254,10 @@ def open_backup_session(
     queue_check: QueueCheck | None = None,
     shared_limits: SharedLimits | None = None,
 ) -> Iterator[BackupSession]:
-    """Open a run that makes restore points; otherwise as `open_session`."""
+    """Open a run that makes restore points; otherwise as `open_session`.
+
+    Raises `TransferUnencrypted` where its data would go in the clear against a rule.
+    """
     opened = open_session(
         client=client,
         repository=repository,
@@ -267,7 +270,10 @@ def open_backup_session(
         shared_limits=shared_limits,
         limit_rules=rules_of_job(job.name, job.limits),
     )
-    with opened as run, repository.write_session(run.session_id) as writer:
+    with ExitStack() as stack:
+        run = stack.enter_context(opened)
+        run.throttle.require_encryption()
+        writer = stack.enter_context(repository.write_session(run.session_id))
         handles = {each.name: getattr(run, each.name) for each in fields(run)}
         admission = Admission(job, clock=run.clock)
         session = BackupSession(**handles, job=job, writer=writer, admission=admission)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from jobs.errors import LimitsUnavailable, ThrottleInvalid
 from jobs.throttle_book import RuleBook, ThrottleSettings
+from jobs.throttle_encryption import require_encryption
 from jobs.throttle_lane import Grant, Lane, SharedLimits
 from jobs.throttle_place import Ends, StorePlace, host_of_store
 from jobs.throttle_rules import (
@@ -68,13 +69,16 @@ class ThrottleEngine:
         clock: Clock,
         background: Executor,
         extra_rules: tuple[ThrottleRule, ...] = (),
+        refuse: Callable[[ThrottleSettings], None] = lambda _: None,
     ) -> None:
+        """`refuse` raises where the settings let nothing move at all."""
         self.repository_id = repository_id
         self.clock = clock
         self.shared = shared
         self.background = background
         self._read, self._find_ends = read, ends
         self._extra_rules = extra_rules
+        self._refuse = refuse
         self._guard = threading.Lock()
         self._settings = ThrottleSettings()
         self._ends: Ends = frozenset()
@@ -87,6 +91,10 @@ class ThrottleEngine:
         """Own address and the store's, as far as they are known (Q2)."""
         return self._ends
 
+    def require_encryption(self) -> None:
+        """Raise `TransferUnencrypted` if data would go in the clear where a rule forbids it (Q8)."""
+        self._refuse(self._settings)
+
     def transfer(
         self,
         *,
@@ -96,7 +104,11 @@ class ThrottleEngine:
         worker: str | None = None,
         stop: threading.Event | None = None,
     ) -> TransferThrottle:
-        """The throttle of one transfer, which shares every limit equally with the others."""
+        """The throttle of one transfer, which shares every limit equally with the others.
+
+        Whoever moves data asks for one first, so it is refused here: as `require_encryption`.
+        """
+        self.require_encryption()
 
         def traffic() -> Traffic:
             return Traffic(
@@ -236,14 +248,15 @@ def open_throttle(
     background = ThreadPoolExecutor(_ASKING_THREADS, "ahvault-throttle")
     place, host = StorePlace(clock), host_of_store(repository.url, repository.store_host)
 
-    def ends(settings: ThrottleSettings) -> Ends:
-        return place.ends(str(settings.address) if settings.address else host)
+    def host_now(settings: ThrottleSettings) -> str | None:
+        return str(settings.address) if settings.address else host
 
     try:
         yield ThrottleEngine(
             repository_id=repository.id,
             read=RuleBook(repository.live).read,
-            ends=ends,
+            ends=lambda settings: place.ends(host_now(settings)),
+            refuse=lambda settings: require_encryption(repository, settings, host_now(settings)),
             shared=shared or LocalLimits(clock),
             clock=clock,
             background=background,

@@ -11,8 +11,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from jobs.errors import ThrottleInvalid
-from jobs.throttle_rules import ThrottleRule
+from jobs.errors import RuleBuiltIn, ThrottleInvalid
+from jobs.throttle_rules import PUBLIC_RULE, ThrottleRule, public_rule
 from repository import DamagedObject, LiveRecords, UnsupportedFormat
 
 KIND = "throttle"
@@ -27,6 +27,18 @@ class ThrottleSettings(BaseModel):
     rules: tuple[ThrottleRule, ...] = ()
     address: IPv4Address | IPv6Address | None = None
     """Of the machine that keeps the repository, where its URL does not say."""
+
+    @property
+    def public_rule(self) -> ThrottleRule:
+        """The built-in rule, as it was adjusted if it was (Q8)."""
+        adjusted = next((each for each in self.rules if each.is_built_in), None)
+        return adjusted or public_rule()
+
+    @property
+    def all_rules(self) -> tuple[ThrottleRule, ...]:
+        """Every rule, the built-in one among them, by name."""
+        own = [each for each in self.rules if not each.is_built_in]
+        return tuple(sorted([*own, self.public_rule], key=lambda each: each.name))
 
 
 class RuleBook:
@@ -54,7 +66,9 @@ class RuleBook:
         self._write(settings.model_copy(update={"rules": tuple(rules)}))
 
     def remove(self, name: str) -> bool:
-        """Remove the rule; False if there is none of that name."""
+        """Remove the rule; False if there is none of that name, `RuleBuiltIn` if it has to stay."""
+        if name == PUBLIC_RULE:
+            raise RuleBuiltIn(name)
         settings = self.read()
         rules = tuple(each for each in settings.rules if each.name != name)
         if len(rules) == len(settings.rules):
@@ -71,8 +85,13 @@ class RuleBook:
 
 
 def parse_rule(fields: dict[str, object]) -> ThrottleRule:
-    """A rule from fields; raises `ThrottleInvalid`, which names the field and what is wrong."""
+    """A rule from fields; raises `ThrottleInvalid`, which names the field and what is wrong.
+
+    Of the built-in rule, what the fields do not say stays as it is built in.
+    """
     try:
+        if fields.get("name") == PUBLIC_RULE:
+            return public_rule(**fields)
         return ThrottleRule.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,7 +12,8 @@ from jobs.addresses import Address
 from repository import Clock
 
 _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "ceph", "glusterfs", "fuse.sshfs")
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_ENCRYPTED_BY = frozenset(("sec=krb5p", "xprtsec=tls", "xprtsec=mtls", "seal", "ms_mode=secure"))
+"""Options under which NFS, SMB and CephFS encrypt what they send."""
 _LOOKED_UP_EVERY_S = 60.0
 _ANY_PORT = 9  # a datagram socket sends nothing when it is connected; it only asks for a route
 
@@ -24,19 +25,21 @@ def ends_of_path(store_host: str | None) -> Ends:
 
     A host whose name cannot be resolved has none: whoever transfers will meet that error.
     """
-    if store_host is None:
-        return frozenset()
-    try:
-        found = socket.getaddrinfo(store_host, None, type=socket.SOCK_DGRAM)
-    except OSError:
-        return frozenset()
     ends = set()
-    for family, _, _, _, where in found:
-        store = ipaddress.ip_address(str(where[0]).partition("%")[0])
-        own = _own_address(family, str(where[0]))
+    for family, store, where in _addresses_of(store_host):
+        own = _own_address(family, where)
         if own is not None and own != store:
             ends.add((own, store))
     return frozenset(ends)
+
+
+def addresses_elsewhere(store_host: str | None) -> list[Address]:
+    """The addresses of the host that are not this machine's, whether a route leads there or not."""
+    return [
+        store
+        for family, store, where in _addresses_of(store_host)
+        if _own_address(family, where) != store
+    ]
 
 
 class StorePlace:
@@ -59,16 +62,34 @@ def host_of_store(url: str, host: str | None) -> str | None:
 
     A directory lies on this machine, or on the server of the file system that is mounted there.
     """
-    scheme = urlsplit(url).scheme if "://" in url else ""
     if host is not None:
         return host
-    if scheme == "s3":
-        endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), None)
-        return urlsplit(endpoint).hostname if endpoint else "s3.amazonaws.com"
-    if scheme in ("", "file", "local"):
-        path = urlsplit(url).path if scheme else url
-        return _server_of_mount(Path(path), Path("/proc/self/mountinfo"))
-    return None
+    mount = _mount_of_url(url)
+    return mount.server if mount is not None else None
+
+
+def mount_encrypts(url: str) -> bool:
+    """Whether the repository is a directory on a network file system that encrypts what it sends."""
+    mount = _mount_of_url(url)
+    return mount is not None and mount.encrypts
+
+
+def _addresses_of(host: str | None) -> list[tuple[int, Address, str]]:
+    """Every address of the host: its family, itself, and as the system writes it."""
+    if host is None:
+        return []
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+    except OSError:
+        return []
+    return [(family, _address(str(where[0])), str(where[0])) for family, _, _, _, where in found]
+
+
+def _address(text: str) -> Address:
+    """Without its zone; an IPv4 address in the clothes of IPv6 is the IPv4 address."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
 
 
 def _own_address(family: int, host: str) -> Address | None:
@@ -78,25 +99,43 @@ def _own_address(family: int, host: str) -> Address | None:
             probe.connect((host, _ANY_PORT))
         except OSError:
             return None
-        return ipaddress.ip_address(str(probe.getsockname()[0]).partition("%")[0])
+        return _address(str(probe.getsockname()[0]))
 
 
-def _server_of_mount(path: Path, table: Path) -> str | None:
-    """The server of the network file system that holds the path, if it is on one."""
+@dataclass(frozen=True, slots=True)
+class _Mount:
+    """A network file system that is mounted here."""
+
+    server: str | None
+    encrypts: bool
+
+
+def _mount_of_url(url: str) -> _Mount | None:
+    scheme = urlsplit(url).scheme if "://" in url else ""
+    if scheme not in ("", "file", "local"):
+        return None
+    path = urlsplit(url).path if scheme else url
+    return _mount_of(Path(path), Path("/proc/self/mountinfo"))
+
+
+def _mount_of(path: Path, table: Path) -> _Mount | None:
+    """The network file system that holds the path, if it is on one."""
     try:
         lines = table.read_text().splitlines()
     except OSError:
         return None
     path = path.resolve()
-    best, server = "", None
+    best, mount = "", None
     for line in lines:
         mounted, _, source = line.partition(" - ")
-        fields, (kind, device, *_) = mounted.split(), [*source.split(" "), "", ""]
+        fields, (kind, device, options, *_) = mounted.split(), [*source.split(" "), "", "", ""]
         point = fields[4].encode().decode("unicode_escape")
         if path.is_relative_to(point) and len(point) >= len(best):
             best = point
-            server = _server_in(device) if kind.startswith(_NETWORK_FILE_SYSTEMS) else None
-    return server
+            encrypts = kind == "fuse.sshfs" or not _ENCRYPTED_BY.isdisjoint(options.split(","))
+            is_network = kind.startswith(_NETWORK_FILE_SYSTEMS)
+            mount = _Mount(_server_in(device), encrypts) if is_network else None
+    return mount
 
 
 def _server_in(device: str) -> str | None:

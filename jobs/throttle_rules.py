@@ -20,8 +20,14 @@ from jobs.limits import Limit
 from jobs.policies import TransferLimits
 from jobs.week import WeeklyTimes
 
+PUBLIC_RULE = "public-addresses"
+"""Name of the built-in rule (Q8)."""
+
 Direction = Literal["write", "read"]
 Purpose = Literal["backup", "restore", "copy"]
+
+
+_PUBLIC_PATH = (AddressRange.parse("any"), AddressRange.parse("public"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +57,8 @@ class ThrottleRule(WeeklyTimes):
     """The limit at all other times; without one nothing is limited then (Q4)."""
     restores: bool = False
     """Whether restores are limited too; by default nothing slows them down (Q6)."""
+    encrypt: bool = False
+    """Whether nothing goes in the clear; of the built-in rule about public addresses alone (Q8)."""
 
     @field_validator("job", "worker")
     @classmethod
@@ -63,8 +71,20 @@ class ThrottleRule(WeeklyTimes):
     def _limits_something(self) -> Self:
         if self.otherwise is not None and not self.times:
             raise ValueError("otherwise: holds outside the times of the rule; give some")
-        if self.limit is None and self.otherwise is None:
+        if self.limit is None and self.otherwise is None and not self.is_built_in:
             raise ValueError("limit: is missing")
+        return self
+
+    @model_validator(mode="after")
+    def _leaves_the_built_in_its_subject(self) -> Self:
+        if not self.is_built_in and self.encrypt:
+            raise ValueError(f"encrypt: is what the built-in rule {PUBLIC_RULE} alone asks for")
+        is_whole = self.between == _PUBLIC_PATH and self.job is None and self.worker is None
+        if self.is_built_in and not is_whole:
+            raise ValueError(
+                f"name: {PUBLIC_RULE} is the built-in rule about public addresses; its limit, times, "
+                "restores and encryption can be adjusted, for the rest name another rule"
+            )
         return self
 
     @model_validator(mode="after")
@@ -82,6 +102,11 @@ class ThrottleRule(WeeklyTimes):
                     f"limit: a repository is limited in bytes, such as 50 MiB/s; got {limit}"
                 )
         return self
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether it is the rule that is always there (Q8)."""
+        return self.name == PUBLIC_RULE
 
     @property
     def is_of_network(self) -> bool:
@@ -131,6 +156,12 @@ class ThrottleRule(WeeklyTimes):
             return f"network:{self.name}"
         own = f"{traffic.repository_id}:{self.name}" + (f":{self.job}" if self.job else "")
         return f"{own}:{traffic.direction}" if self.is_of_repository else own
+
+
+def public_rule(**adjusted: object) -> ThrottleRule:
+    """The built-in rule, as it is or as adjusted: it limits nothing and asks for encryption (Q8)."""
+    fields = {"name": PUBLIC_RULE, "limit": None, "between": _PUBLIC_PATH, "encrypt": True}
+    return ThrottleRule.model_validate({**fields, **adjusted})
 
 
 def _joins(between: tuple[AddressRange, AddressRange], one: Address, other: Address) -> bool:

@@ -129,6 +129,11 @@ class Repository(Upkeep):
         """The machine that serves the store, where its URL or options name one."""
         return self._store.host
 
+    @property
+    def encrypts_transport(self) -> bool:
+        """Whether the store's protocol encrypts what goes to and from it; False if not known."""
+        return self._store.encrypts_transport
+
     def creates_exclusively(self) -> bool:
         """Whether the store refuses to replace an object; asks it by trying, where that depends.
 

@@ -71,6 +71,11 @@ class Store(Protocol):
         ...
 
     @property
+    def encrypts_transport(self) -> bool:
+        """Whether what goes to and from it is encrypted on its way; False if that is not known."""
+        ...
+
+    @property
     def capabilities(self) -> StoreCapabilities: ...
 
     def put_new(self, key: str, *pieces: Buffer, pace: Pace | None = None) -> None:

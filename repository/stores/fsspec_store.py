@@ -29,6 +29,7 @@ from repository.store import ObjectInfo, StoreCapabilities
 
 _NAMES_A_HOST = {"ftp", "hdfs", "http", "https", "smb", "ssh", "webdav", "webdavs", "webhdfs"}
 _HOSTS = {"gcs": "storage.googleapis.com", "gs": "storage.googleapis.com"}
+_ENCRYPTED = {"abfs", "az", "gcs", "gs", "https", "ssh", "webdavs"}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -64,6 +65,9 @@ class FsspecStore:
         except (ValueError, ImportError) as error:
             raise InvalidInput(f"repository URL {url}", str(error)) from error
         self._url = url
+        self._is_plain = any(
+            str(option).startswith("http://") for option in (storage_options or {}).values()
+        )
         self._root = path.rstrip("/")
 
     @property
@@ -74,6 +78,10 @@ class FsspecStore:
     def host(self) -> str | None:
         parts = urlsplit(self._url)
         return parts.hostname if parts.scheme in _NAMES_A_HOST else _HOSTS.get(parts.scheme)
+
+    @property
+    def encrypts_transport(self) -> bool:
+        return urlsplit(self._url).scheme in _ENCRYPTED and not self._is_plain
 
     @property
     def capabilities(self) -> StoreCapabilities:

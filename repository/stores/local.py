@@ -69,6 +69,10 @@ class LocalStore:
         return None
 
     @property
+    def encrypts_transport(self) -> bool:
+        return False  # whoever mounted a network file system there knows
+
+    @property
     def capabilities(self) -> StoreCapabilities:
         return StoreCapabilities(create_exclusive=self._has_links, high_latency=False)
 

@@ -7,6 +7,7 @@ over several packs the average holds, each single pack goes as fast as the link 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -31,6 +32,8 @@ from repository.store import ObjectInfo, StoreCapabilities
 _DENIED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)
 _DENIED_WORDS = ("status code: 401", "status code: 403")  # listings have no error type for these
 _ENDPOINTS = ("endpoint", "endpoint_url", "aws_endpoint", "aws_endpoint_url")
+_ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_AMAZON = "https://s3.amazonaws.com"
 _FULL = ("StorageFull", "QuotaExceeded", "InsufficientStorage", "507 ")
 
 
@@ -48,8 +51,7 @@ class S3Store:
     def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None) -> None:
         options = dict(storage_options or {})
         self._url = url
-        endpoint = next((options[name] for name in _ENDPOINTS if name in options), "")
-        self._host = urlsplit(str(endpoint)).hostname
+        self._endpoint = urlsplit(_endpoint(options))
         self._bucket = _open_bucket(url, options)
 
     @property
@@ -58,7 +60,11 @@ class S3Store:
 
     @property
     def host(self) -> str | None:
-        return self._host
+        return self._endpoint.hostname
+
+    @property
+    def encrypts_transport(self) -> bool:
+        return self._endpoint.scheme == "https"
 
     def put_new(self, key: str, *pieces: Buffer, pace: Pace | None = None) -> None:
         if pace is not None:
@@ -117,6 +123,14 @@ class S3Store:
 
     def close(self) -> None:
         """Connections are pooled by the library and end with the process."""
+
+
+def _endpoint(options: Mapping[str, Any]) -> str:
+    """Where requests go: the options say it, else the environment, else it is Amazon."""
+    given = {name.lower(): each for name, each in options.items()}
+    named = [given.get(name) for name in _ENDPOINTS]
+    named += [os.environ.get(name) for name in _ENDPOINT_VARIABLES]
+    return str(next(filter(None, named), _AMAZON))
 
 
 def _open_bucket(url: str, options: dict[str, Any]) -> Bucket:

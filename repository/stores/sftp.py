@@ -79,6 +79,10 @@ class SftpStore:
         return str(self._options["host"])
 
     @property
+    def encrypts_transport(self) -> bool:
+        return True
+
+    @property
     def capabilities(self) -> StoreCapabilities:
         exclusive = None if self._has_links else False
         return StoreCapabilities(create_exclusive=exclusive, high_latency=True)

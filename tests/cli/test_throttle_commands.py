@@ -56,13 +56,15 @@ def test_rules_come_are_listed_and_go(ahvault) -> None:
     assert ahvault("throttle", "remove", "wan").code == ExitCode.OK
     gone = ahvault("throttle", "remove", "wan")
     assert gone.code == ExitCode.NOT_FOUND
-    assert "there are: day" in gone.err
+    assert "there are: day, public-addresses" in gone.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("--limit", "100"), "limit: write a limit as 100 Mbit/s"),
+        ((), "limit: is missing"),
+        (("--limit", "8 MiB/s", "--encrypt"), "the built-in rule public-addresses alone"),
         (("--limit", "8 Mbit/s"), "a repository is limited in bytes"),
         (("--limit", "8 Mbit/s", "--between", "any"), "a path has two ends"),
         (
@@ -82,7 +84,8 @@ def test_a_bad_rule_is_refused_with_field_and_reason(
     done = ahvault("throttle", "set", "wan", *arguments)
     assert done.code == ExitCode.USAGE
     assert said in done.err
-    assert ahvault("throttle", "list", "--json").document["rules"] == []
+    rules = ahvault("throttle", "list", "--json").document["rules"]
+    assert [each["name"] for each in rules] == ["public-addresses"]
 
 
 def test_what_would_hold_a_transfer_back(ahvault) -> None:
@@ -101,6 +104,7 @@ def test_what_would_hold_a_transfer_back(ahvault) -> None:
     ahvault("throttle", "set", "store", "--limit", "1 MiB/s")
     shown = ahvault("throttle", "show", "--json").document
     assert shown == {
+        "refused": None,
         "path": [],
         "limits": [{"rule": "store", "limit": "1 MiB/s", "bytes_s": 2**20}],
     }
@@ -150,3 +154,48 @@ def test_an_export_is_exempt_unless_the_rule_says_otherwise(ahvault, stored) -> 
         == stored.images["db01 scsi.0"]
     )
     assert limited_s > free_s + 1
+
+
+def test_the_built_in_rule_is_listed_adjusted_and_stays(ahvault) -> None:
+    """Q8: refused data is refused again once the rule is as it was; it cannot be removed."""
+    listed = ahvault("throttle", "list").out
+    assert "public-addresses" in listed
+    assert "refused" in listed
+    removed = ahvault("throttle", "remove", "public-addresses")
+    assert removed.code == ExitCode.USAGE
+    assert "cannot be removed, only adjusted" in removed.err
+    done = ahvault("throttle", "set", "public-addresses", "--no-encrypt", "--limit", "8 Mbit/s")
+    assert "any <-> public; at this moment: 8 Mbit/s; unencrypted data is free." in done.out
+    (rule,) = ahvault("throttle", "list", "--json").document["rules"]
+    assert (rule["encrypt"], rule["limit"]) == (False, "8 Mbit/s")
+    assert "unencrypted data is refused." in ahvault("throttle", "set", "public-addresses").out
+
+
+def test_nothing_is_copied_or_exported_in_the_clear_over_public_addresses(
+    ahvault, stored, tmp_path: Path
+) -> None:
+    """Q8, both ways; the refusal is shown beforehand; encrypted or adjusted, the data moves."""
+    second = str(tmp_path / "second")
+    place = ("--repository-url", second)
+    assert ahvault("repo", "init", second).code == ExitCode.OK
+    assert ahvault("throttle", "place", "8.8.8.8", *place).code == ExitCode.OK
+    refused = ahvault("repo", "copy", str(stored.path), second, "db01")
+    assert refused.code == ExitCode.USAGE
+    assert "8.8.8.8" in refused.err
+    assert ahvault("points", "--json", *place).document["points"] == []
+    assert "No data moves" in ahvault("throttle", "show", *place).out
+    assert ahvault("throttle", "set", "public-addresses", "--no-encrypt", *place).code == 0
+    assert ahvault("repo", "copy", str(stored.path), second, "db01").code == ExitCode.OK
+    assert ahvault("throttle", "show", "--json", *place).document["refused"] is None
+
+    ahvault("throttle", "place", "8.8.8.8")
+    assert ahvault("export", "db01", "scsi.0", "db01.raw").code == ExitCode.USAGE
+    assert list(Path().glob("*db01.raw*")) == []
+    Path("phrase").write_text("correct horse battery staple\n")
+    third = str(tmp_path / "third")
+    secret = ("--repository-passphrase-file", "phrase")
+    assert ahvault("repo", "init", third, *secret).code == ExitCode.OK
+    ahvault("throttle", "place", "8.8.8.8", "--repository-url", third, *secret)
+    ahvault("throttle", "place", "--forget")
+    target = ("--target-passphrase-file", "phrase")
+    assert ahvault("repo", "copy", str(stored.path), third, "db01", *target).code == ExitCode.OK

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
+from ipaddress import ip_address
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -14,7 +15,14 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.backup import backup
 from flows.restore import restore_vm
-from jobs import BackupJob, LimitsUnavailable, RuleBook, Scope, parse_rule
+from jobs import (
+    BackupJob,
+    LimitsUnavailable,
+    RuleBook,
+    Scope,
+    TransferUnencrypted,
+    parse_rule,
+)
 from jobs.policies import TransferLimits
 from tasks import PrefectLimits
 from tasks.throttle import PREFIX, SLOT_BYTES
@@ -120,3 +128,17 @@ def test_a_job_is_held_to_its_own_limit_and_a_restore_is_not(site: Site) -> None
     with site.cluster.client() as client:
         client.delete_vm(restored.vm_id)
     assert restored.restored_bytes > 10 * 8192
+
+
+def test_a_restore_in_the_clear_is_refused_before_it_makes_anything(site: Site) -> None:
+    """Q8: from a store at a public address nothing is read unencrypted, and no VM or disk is left."""
+    job = BackupJob(name="public", scope=Scope(vms=("web01",)))
+    (vm,) = backup(site.cluster, site.repository, site.workers, job).vms
+    with site.repository.open() as repository:
+        RuleBook(repository.live).place_at(ip_address("8.8.8.8"))
+    with site.cluster.client() as client:
+        before = {each.id for each in client.volume_groups()}
+        with pytest.raises(TransferUnencrypted, match=r"8\.8\.8\.8"):
+            restore_vm(site.cluster, site.repository, site.workers, vm.point_id or "", "in-clear")
+        assert {each.id for each in client.volume_groups()} == before
+        assert "in-clear" not in {each.name for each in client.vms()}

@@ -59,6 +59,10 @@ class FaultStore:
         return self.inner.host
 
     @property
+    def encrypts_transport(self) -> bool:
+        return self.inner.encrypts_transport
+
+    @property
     def capabilities(self) -> StoreCapabilities:
         return self.inner.capabilities
 
