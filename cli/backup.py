@@ -15,7 +15,7 @@ from cli.connections import (
     workers_block,
 )
 from cli.exit_codes import ExitCode
-from cli.job_choice import JobOptions, chosen_job
+from cli.job_choice import WHOLE_JOB, JobOptions, PartOptions, chosen_job
 from cli.local_prefect import flows_ready, prepare_prefect, spawn_early
 from cli.options import (
     ClusterOptions,
@@ -35,6 +35,8 @@ EXAMPLES = """Examples:
 - `ahvault backup`
 - `ahvault backup web01 'db*'`
 - `ahvault backup --job nightly.yaml`
+- `ahvault backup --job nightly.yaml --retry-failed`
+- `ahvault backup --job nightly.yaml --only web01 --only db01`
 - `ahvault backup --category Environment/production --exclude files01 --job nightly --json`
 """
 
@@ -75,6 +77,8 @@ def backup(
         str | None,
         typer.Option(help="What to ask of the cluster: crash or application."),
     ] = None,
+    *,
+    part: PartOptions,
 ) -> None:
     """Back up VMs: one new restore point each, incremental wherever that is possible.
 
@@ -82,6 +86,7 @@ def backup(
     others. Set PREFECT_API_URL to record the run on a Prefect server.
     """
     from cli.session_report import session_as_data, view_session
+    from jobs import nothing_to_retry
 
     settings = load_settings(common, cluster, repository, workers)
     output = open_output(as_json=common.as_json)
@@ -95,14 +100,19 @@ def backup(
         parallel_vms=parallel_vms,
         consistency=consistency,
     )
-    result = run_backup(settings, chosen_job(options), all_must_be_known=options.path is None)
-    output.result(session_as_data(result), lambda: view_session(result))
+    result = run_backup(settings, chosen_job(options), part, all_must_be_known=options.path is None)
+    nothing = nothing_to_retry(result.part, result.job)
+    output.result(session_as_data(result), lambda: [nothing] if nothing else view_session(result))
     if result.status in ("failed", "stopped"):
         raise typer.Exit(ExitCode.FAILED)
 
 
 def run_backup(
-    settings: Settings, job: BackupJob, *, all_must_be_known: bool = False
+    settings: Settings,
+    job: BackupJob,
+    part: PartOptions = WHOLE_JOB,
+    *,
+    all_must_be_known: bool = False,
 ) -> SessionResult:
     """Run one session to its end and return what it did, also when VMs failed.
 
@@ -110,7 +120,7 @@ def run_backup(
     is found before the embedded server is waited for. With `all_must_be_known`, one name that
     the cluster does not know is reason enough not to begin: somebody is there to correct it.
     """
-    _look_before(settings, job, all_must_be_known=all_must_be_known)
+    _look_before(settings, job, part, all_must_be_known=all_must_be_known)
     from flows.backup import backup as session_flow
     from jobs import SessionFailed, observed_by
 
@@ -121,16 +131,26 @@ def run_backup(
                 repository=repository_block(settings),
                 workers=workers_block(settings),
                 job=job,
+                only=tuple(part.only or ()),
+                retry_failed=part.retry_failed,
             )
         except SessionFailed as failed:
             return failed.result
 
 
-def _look_before(settings: Settings, job: BackupJob, *, all_must_be_known: bool) -> None:
-    from jobs import choose_vms
+def _look_before(
+    settings: Settings, job: BackupJob, part: PartOptions, *, all_must_be_known: bool
+) -> None:
+    from jobs import choose_vms, narrow_to, nothing_to_retry, part_of_job
 
     workers_block(settings)
-    with open_repository(settings), open_cluster(settings) as client:
-        chosen = choose_vms(client, job.scope)
+    with open_repository(settings) as repository:
+        taken = part_of_job(
+            repository, job.name, only=part.only or (), retry_failed=part.retry_failed
+        )
+    if nothing_to_retry(taken, job.name):
+        return
+    with open_cluster(settings) as client:
+        chosen = narrow_to(choose_vms(client, job.scope), taken, job.name)
     if all_must_be_known and chosen.errors:
         raise chosen.errors[0]

@@ -43,6 +43,27 @@ class JobOptions:
         return Path(self.job) if self.job is not None and is_file else None
 
 
+@dataclass(frozen=True, slots=True)
+class PartOptions:
+    """Which of the job's VMs are taken this time (J5)."""
+
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Take only this VM of the job, by name or id; may be repeated.", metavar="VM"
+        ),
+    ] = None
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed", help="Take only the VMs that failed in the job's newest session."
+        ),
+    ] = False
+
+
+WHOLE_JOB = PartOptions()
+
+
 def chosen_job(options: JobOptions) -> BackupJob:
     """The job to run. Raises `JobInvalid`, also where a file and options both say what it is."""
     from jobs import JobInvalid, parse_job, read_job_file

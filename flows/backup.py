@@ -21,6 +21,7 @@ from jobs import (
     VmTarget,
     current_observer,
     open_backup_session,
+    part_of_job,
 )
 from tasks import (
     PrefectLimits,
@@ -34,6 +35,7 @@ from tasks import (
     find_reference,
     heeding_cancel,
     move_disks,
+    name_part,
     plan_reads,
     prepare_workers,
     progress_artifact,
@@ -62,6 +64,8 @@ def backup(
     repository: BackupRepository,
     workers: BackupWorkers,
     job: BackupJob = BackupJob(),  # noqa: B008 - frozen, and Prefect shows it as the form's default
+    only: tuple[str, ...] = (),
+    retry_failed: bool = False,
 ) -> SessionResult:
     """Back up the VMs of a job: one restore point per VM, incremental where the cluster allows.
 
@@ -69,20 +73,28 @@ def backup(
     which carries the same, when any VM has failed, or when the session was stopped before any had a
     new restore point. One that was stopped later returns, with the state `Stopped` in Prefect (J7).
 
+    A session of a part of the job (J5) is one of the job like any other: its points, statistics and
+    retention are the job's. A retry of a session in which nothing failed does nothing.
+
     Args:
         cluster: The cluster that runs the VMs.
         repository: Where restore points are kept.
         workers: The VMs that move the data.
         job: What is protected, and how.
+        only: VMs of the job's scope, by name or id, that are taken this time. Empty means all of them.
+        retry_failed: Whether only those VMs are taken that failed in the job's newest session.
     """
     with ExitStack() as stack:
         cancelled = stack.enter_context(heeding_cancel())
+        opened = stack.enter_context(repository.open())
+        part = part_of_job(opened, job.name, only=only, retry_failed=retry_failed)
         session = stack.enter_context(
             open_backup_session(
                 client=stack.enter_context(cluster.client()),
-                repository=stack.enter_context(repository.open()),
+                repository=opened,
                 workers=workers.workers,
                 job=job,
+                part=part,
                 observer=Observers(current_observer(), RunLog()),
                 shared_limits=stack.enter_context(closing(PrefectLimits())),
                 slots=SharedSlots(),
@@ -91,6 +103,9 @@ def backup(
         )
         cancelled.then(lambda: session.wind_down("it was cancelled in Prefect", at_once=True))
         stack.enter_context(working_in(session, repository=repository, cluster=cluster))
+        name_part()
+        if part is not None and not part.vms:
+            return ending(session.result(()))
         cleaned = clean_up_leftovers()
         vms = select_vms(prepare_workers())
         retention = None

@@ -47,6 +47,7 @@ from jobs.move_watch import RunPhase, await_move
 from jobs.mover import Mover, carrying_out
 from jobs.moves import MoveResult, Moves, move_id_of
 from jobs.moving import WorkersTried, worker_failure
+from jobs.part import narrow_to, nothing_to_retry, part_of_job
 from jobs.plan import plan_session
 from jobs.planned import PlannedDisk, PlannedVm, SessionPlan
 from jobs.policies import (
@@ -71,7 +72,7 @@ from jobs.restore import (
     restore_disk,
     restore_result,
 )
-from jobs.results import DiskResult, SessionResult, VmResult
+from jobs.results import DiskResult, JobPart, SessionResult, VmResult
 from jobs.retention import (
     ForgottenByRule,
     RetentionResult,
@@ -150,6 +151,7 @@ __all__ = [
     "Hooks",
     "JobError",
     "JobInvalid",
+    "JobPart",
     "Journal",
     "KnownJob",
     "Lease",
@@ -266,6 +268,8 @@ __all__ = [
     "last_told",
     "make_group",
     "move_id_of",
+    "narrow_to",
+    "nothing_to_retry",
     "observed_by",
     "open_backup_session",
     "open_session",
@@ -274,6 +278,7 @@ __all__ = [
     "pack_attachment",
     "parse_job",
     "parse_rule",
+    "part_of_job",
     "plan_alert",
     "plan_deployment",
     "plan_reads",

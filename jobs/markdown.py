@@ -29,6 +29,8 @@ def _figures(result: SessionResult) -> str:
             f"{human_bytes(result.stored_bytes)} ({ratio})."
         )
     ]
+    if result.part is not None:
+        lines.insert(0, f"Part of the job: {result.part.describe()}.")
     if result.loads:
         lines.append(f"Load: {describe_loads(result.loads)}.")
     if used := workers_used(result):

@@ -94,6 +94,32 @@ class VmResult(BaseModel):
         return sum(disk.stored_bytes for disk in self.disks)
 
 
+class JobPart(BaseModel):
+    """The VMs of its job that a session takes, where that is not all of them (J5)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    vms: tuple[str, ...]
+    """As they were asked for; in a retry the names of those that failed, and none if none did."""
+    vm_ids: tuple[str, ...] = ()
+    """In a retry their ids, in the same order."""
+    retry_of: str | None = None
+    """Id of the session that a retry follows; None where somebody named the VMs."""
+    retried_at: datetime | None = None
+    """When that session began."""
+
+    def describe(self) -> str:
+        """`retry of 3f2a9c1d: web01, db01`, or `only web01, db01`; of many VMs their number."""
+        many = len(self.vms) > _NAMED_MAX
+        named = f"{len(self.vms)} VMs" if many else ", ".join(self.vms) or "nothing"
+        return (
+            f"only {named}" if self.retry_of is None else f"retry of {self.retry_of[:8]}: {named}"
+        )
+
+
+_NAMED_MAX = 6
+
+
 class SessionResult(BaseModel):
     """One run of a job. The status is the worst of its VMs (M1)."""
 
@@ -105,6 +131,8 @@ class SessionResult(BaseModel):
     duration_s: float
     status: SessionStatus
     vms: tuple[VmResult, ...]
+    part: JobPart | None = None
+    """Which of the job's VMs it was to take; None for all."""
     cleaned: tuple[str, ...] = ()
     """What the reconciler removed at the start, in words."""
     warnings: tuple[str, ...] = ()

@@ -202,7 +202,7 @@ class _Directory:
             raise VmAmbiguous(name, sorted(vm.id for vm in named))
         found = named or [vm for vm in self.vms if vm.id == name]
         if not found:
-            raise VmNotFound(name, _near(name, (vm.name for vm in self.vms)))
+            raise VmNotFound(name, near_names(name, (vm.name for vm in self.vms)))
         return found[0]
 
     def _fitting(self, pattern: str) -> list[Vm]:
@@ -213,7 +213,7 @@ class _Directory:
 
     def _id_of(self, kind: str, name: str, known: Mapping[str, str], word: str) -> str:
         if name not in known:
-            near = _near(name, known)
+            near = near_names(name, known)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             raise JobInvalid(f"scope.{kind}", f"the cluster has no {word} {name}{hint}")
         return known[name]
@@ -253,7 +253,8 @@ def _addresses(vm: Vm) -> set[str | None]:
     return {nic.ip_address for nic in vm.nics if nic.ip_address}
 
 
-def _near(wanted: str, names: Iterable[str]) -> list[str]:
+def near_names(wanted: str, names: Iterable[str]) -> list[str]:
+    """Names that look like the wanted one, the nearest first."""
     by_folded = {name.casefold(): name for name in names}
     close = difflib.get_close_matches(wanted.casefold(), by_folded, n=3, cutoff=0.6)
     return [by_folded[name] for name in close]

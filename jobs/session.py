@@ -18,7 +18,7 @@ from jobs.marks import object_name
 from jobs.model import BackupJob, WorkerSpec
 from jobs.progress import Observer
 from jobs.reconcile import remove_own_leftovers
-from jobs.results import SessionResult, VmResult, worst_status
+from jobs.results import JobPart, SessionResult, VmResult, worst_status
 from jobs.retention import RetentionResult
 from jobs.scope import ALL_DISKS, ChosenVms, VmTarget
 from jobs.selection import DiskRule
@@ -78,6 +78,8 @@ class BackupSession(Session):
     writer: WriteSession
     admission: Admission
     """Whether a further VM may start."""
+    part: JobPart | None = None
+    """Which of the job's VMs it takes; None for all."""
     space: SpaceWatch = field(default_factory=SpaceWatch)
     results: list[VmResult] = field(default_factory=list)
     """One per VM that ended, in the order in which they ended; a retried VM has its last."""
@@ -171,6 +173,7 @@ class BackupSession(Session):
             duration_s=self.clock.monotonic_s() - self.started_s,
             status="stopped" if self.stop.is_set() else worst_status(results, self.warnings),
             vms=results,
+            part=self.part,
             warnings=tuple(self.warnings),
             left_out=tuple(self.left_out),
             cleaned=tuple(cleaned),
@@ -249,12 +252,13 @@ def open_backup_session(
     workers: Sequence[WorkerSpec],
     job: BackupJob,
     observer: Observer,
+    part: JobPart | None = None,
     clock: Clock | None = None,
     slots: Slots | None = None,
     queue_check: QueueCheck | None = None,
     shared_limits: SharedLimits | None = None,
 ) -> Iterator[BackupSession]:
-    """Open a run that makes restore points; otherwise as `open_session`.
+    """Open a run that makes restore points, of the job's VMs or a part; otherwise as `open_session`.
 
     Raises `TransferUnencrypted` where its data would go in the clear against a rule.
     """
@@ -276,7 +280,7 @@ def open_backup_session(
         writer = stack.enter_context(repository.write_session(run.session_id))
         handles = {each.name: getattr(run, each.name) for each in fields(run)}
         admission = Admission(job, clock=run.clock)
-        session = BackupSession(**handles, job=job, writer=writer, admission=admission)
+        session = BackupSession(**handles, job=job, part=part, writer=writer, admission=admission)
         nearly_full = check_repository(repository, job.space)
         if nearly_full is not None:
             log.warning("Of the session of job %s: %s", job.name, nearly_full)

@@ -74,6 +74,8 @@ def _header(result: SessionResult) -> Iterator[str]:
     rate = human_rate(result.read_bytes, result.transfer_s)
     ratio = human_ratio(result.read_bytes, result.stored_bytes)
     yield _line("Time", f"{utc_text(result.started_at)} to {utc_text(ended_at)}")
+    if result.part is not None:
+        yield _line("Part", result.part.describe())
     yield _line("VMs", f"{len(result.vms)}: {_counts(result)}" if result.vms else "none")
     yield _line("Processed", f"{human_bytes(result.provisioned_bytes)} in {disk_count} disks")
     yield _line("Read", f"{human_bytes(result.read_bytes)} at {rate}")

@@ -24,7 +24,7 @@ from tasks.maintain import (
 from tasks.mover import carried_by, move_all_disks
 from tasks.movers import MOVERS_POOL, queue_check_of, why_unusable
 from tasks.moving import filled_disks, move_disks
-from tasks.report import RunLog, ending, progress_artifact, report_session, show_markdown
+from tasks.report import RunLog, ending, name_part, progress_artifact, report_session, show_markdown
 from tasks.restore import choose_target, create_restored_vm, power_on_vm
 from tasks.slots import SharedSlots
 from tasks.snapshots import abandon_snapshot, find_reference, settle_snapshot, take_snapshot
@@ -57,6 +57,7 @@ __all__ = [
     "judge_backups",
     "move_all_disks",
     "move_disks",
+    "name_part",
     "plan_reads",
     "power_on_vm",
     "prepare_workers",

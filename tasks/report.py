@@ -21,6 +21,8 @@ from prefect.artifacts import (
     create_progress_artifact,
     update_progress_artifact,
 )
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
 from jobs import (
@@ -29,6 +31,7 @@ from jobs import (
     SessionFailed,
     SessionResult,
     VmStory,
+    nothing_to_retry,
     outcome,
     session_markdown,
 )
@@ -84,6 +87,20 @@ def _report_progress(key: str, story: VmStory, ended: threading.Event) -> None:
             log.debug("Progress of %s was not shown: %s", story.vm_name, error)
 
 
+def name_part() -> None:
+    """Let the run's name say which part of its job the session takes."""
+    session, context = current_backup(), FlowRunContext.get()
+    run = context.flow_run if context is not None else None
+    if session.part is None or run is None:
+        return
+    name = f"backup {session.job.name}: {session.part.describe()}"
+    try:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(run.id, name=name)
+    except Exception as error:  # noqa: BLE001 - a display never fails a backup
+        log.debug("The run was not named %s: %s", name, error)
+
+
 @step("report-session")
 def report_session(cleaned: list[str], retention: RetentionResult | None = None) -> SessionResult:
     """Store the session's report with the repository, and show it as an artifact."""
@@ -133,4 +150,5 @@ def ending(result: SessionResult) -> SessionResult:
         named = f" Warnings: {', '.join(warned)}." if warned else ""
         told = f"{outcome(result)}.{named} First: {first}"
         return cast("SessionResult", Completed(name="Warning", message=told, data=result))
-    return cast("SessionResult", Completed(message=outcome(result), data=result))
+    told = nothing_to_retry(result.part, result.job) or outcome(result)
+    return cast("SessionResult", Completed(message=told, data=result))

@@ -8,6 +8,7 @@ from jobs import (
     VmTarget,
     choose_vms,
     find_leftovers,
+    narrow_to,
     remember_job,
     remove_leftovers,
     session_attempts,
@@ -35,7 +36,9 @@ def prepare_workers() -> list[str]:
 
 @step("select-vms")
 def select_vms(worker_ids: list[str]) -> list[VmTarget]:
-    """The VMs of the job's scope, in the job's order; workers are never backed up (E4, W15)."""
+    """The VMs of the job's scope, or the session's part of it, in the job's order; workers are never
+    backed up (E4, W15).
+    """
     session = current_backup()
     chosen = choose_vms(
         session.client,
@@ -43,9 +46,10 @@ def select_vms(worker_ids: list[str]) -> list[VmTarget]:
         never=worker_ids,
         disk_rules=session.job.disk_rules,
     )
-    session.take(chosen)
+    taken = narrow_to(chosen, session.part, session.job.name)
+    session.take(taken)
     remember_job(session.repository.live, session.job, vms=chosen.targets, clock=session.clock)
-    return list(chosen.targets)
+    return list(taken.targets)
 
 
 @step("apply-retention")
@@ -60,8 +64,11 @@ def apply_retention() -> RetentionResult | None:
         return None
     now, tried = session.clock.now(), [vm.vm_id for vm in session.results]
     try:
-        attempts = session_attempts(
-            session.repository, session.job.name, policy, now=now, tried=tried
+        # A session that did not take all of the job's VMs cannot say of any that it has departed.
+        attempts = (
+            session_attempts(session.repository, session.job.name, policy, now=now, tried=tried)
+            if session.part is None
+            else None
         )
         result = jobs.apply_retention(
             session.repository,

@@ -67,6 +67,10 @@ def test_full_incremental_and_restore(ended, store: Path, cluster: Simulator) ->
         (["backup", "--exclude", "nobody"], ExitCode.NOT_FOUND, "There is no VM nobody"),
         (["backup", "--job", "?"], ExitCode.USAGE, "a job name has 1 to 40 letters"),
         (["backup", "--consistency", "perfect"], ExitCode.USAGE, "'crash' or 'application'"),
+        (["backup", "--only", "web1"], ExitCode.USAGE, "did you mean web01?"),
+        (["backup", "db01", "--only", "web01"], ExitCode.USAGE, "no VM web01 in its scope"),
+        (["backup", "--retry-failed"], ExitCode.USAGE, "has no session of job adhoc"),
+        (["backup", "--retry-failed", "--only", "web01"], ExitCode.USAGE, "not both"),
         (["restore", "db01", "--name", "x"], ExitCode.NOT_FOUND, "the repository holds none yet"),
         (["backup", "--cluster-url", "https://127.0.0.1:9"], ExitCode.CLUSTER, "Cannot reach"),
         (["backup", "--repository-url", "/none"], ExitCode.REPOSITORY, "holds no repository"),
@@ -80,6 +84,32 @@ def test_mistakes_are_found_before_anything_runs(
     assert (told.code, len(told.err.splitlines())) == (code, 1), told.err
     assert said in told.err
     assert snapshots(cluster) == []
+
+
+def test_what_failed_is_retried_and_single_vms_are_taken(
+    ended, store: Path, cluster: Simulator
+) -> None:
+    """J5: from the reports alone; the session names its part; when nothing is left to retry, that is said with code 0."""
+    Path("nightly.yaml").write_text("scope: {vms: [web01, db01]}\nparallel_vms: 1\n")
+    job = ("backup", "--job", "nightly.yaml")
+    match = {"method": "POST", "path": "/config/recovery-points"}
+    fault = {"kind": "status", "status": 422, "match": match, "times": 1}
+    cluster.story.set_faults({"seed": 1, "faults": [fault]})
+    assert ended(*job)[0] == ExitCode.FAILED
+    code, out, err = ended(*job, "--retry-failed")
+    assert code == ExitCode.OK, err
+    assert "Part       retry of " in out
+    assert "web01  success" in out
+    assert "db01" not in out
+    code, out, err = ended(*job, "--retry-failed")
+    assert code == ExitCode.OK, err
+    assert out.startswith("Nothing to retry: after session ")
+    assert len(out.splitlines()) == 1
+    code, out, err = ended(*job, "--only", "db01", "--json")
+    assert code == ExitCode.OK, err
+    only = json.loads(out)
+    assert [(vm["vm_name"], vm["kind"]) for vm in only["vms"]] == [("db01", "incremental")]
+    assert only["part"]["vms"] == ["db01"]
 
 
 def test_no_worker(ended, ahvault, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
