@@ -37,19 +37,28 @@ class ChunkCodec:
             return CODEC_RAW, bytes(plain)
         return CODEC_ZSTD, packed
 
-    def decompress(self, codec: int, payload: Buffer, plain_bytes: int) -> Buffer:
-        """The plain bytes; raises ValueError unless they are exactly `plain_bytes` long."""
+    def decompress(
+        self, codec: int, payload: Buffer, plain_bytes: int, scratch: memoryview | None = None
+    ) -> Buffer:
+        """The plain bytes; raises ValueError unless they are exactly `plain_bytes` long.
+
+        They lie in `scratch`, if there is one that is long enough.
+        """
+        into = scratch[:plain_bytes] if scratch and plain_bytes <= len(scratch) else None
         if codec == CODEC_RAW:
             plain: Buffer = payload
         elif codec == CODEC_ZSTD:
-            plain = self._decompress(payload, plain_bytes)
+            plain = self._decompress(payload, plain_bytes, into)
         else:
             raise ValueError(f"unknown codec {codec}")
         if len(plain) != plain_bytes:
             raise ValueError(f"it holds {len(plain)} bytes instead of {plain_bytes}")
+        if codec == CODEC_RAW and into is not None:
+            into[:] = payload
+            return into
         return plain
 
-    def _decompress(self, payload: Buffer, plain_bytes: int) -> bytes:
+    def _decompress(self, payload: Buffer, plain_bytes: int, into: memoryview | None) -> Buffer:
         decompressor = getattr(self._local, "decompressor", None)
         if decompressor is None:
             # The bound keeps a damaged frame from asking for more memory than a chunk needs.
@@ -58,6 +67,8 @@ class ChunkCodec:
         try:
             if zstandard.frame_content_size(payload) != plain_bytes:
                 raise ValueError("its frame announces another length")
+            if into is not None:
+                return into[: decompressor.stream_reader(payload).readinto(into)]
             plain: bytes = decompressor.decompress(payload, max_output_size=plain_bytes)
         except zstandard.ZstdError as error:
             raise ValueError(f"it does not decompress ({error})") from error

@@ -120,15 +120,20 @@ class ChunkFetcher:
         key = pack_key(wanted.pack_id)
         return memoryview(self._store.get_range(key, wanted.start_bytes, length_bytes))
 
-    def open(self, fetched: Sequence[Fetched]) -> Iterator[tuple[int, Buffer]]:
+    def open(
+        self, fetched: Sequence[Fetched], scratch: memoryview | None = None
+    ) -> Iterator[tuple[int, Buffer]]:
         """The number and the plain bytes of each chunk that was fetched, proven by its id.
 
-        Raises DamagedObject, naming the pack.
+        With `scratch` the bytes lie there, and only until the next chunk is asked for. Raises
+        DamagedObject, naming the pack.
         """
         for wanted, stored in fetched:
-            yield from self._opened(wanted, stored)
+            yield from self._opened(wanted, stored, scratch)
 
-    def _opened(self, wanted: FetchRange, stored: memoryview) -> Iterator[tuple[int, Buffer]]:
+    def _opened(
+        self, wanted: FetchRange, stored: memoryview, scratch: memoryview | None
+    ) -> Iterator[tuple[int, Buffer]]:
         opener = self._opener.for_pack(wanted.pack_id)
         last_id, plain = b"", memoryview(b"")
         for chunk, place in zip(wanted.chunks, wanted.places, strict=True):
@@ -136,7 +141,7 @@ class ChunkFetcher:
             if chunk_id != last_id:
                 offset = int(place["offset"]) - wanted.start_bytes
                 piece = stored[offset : offset + int(place["length"])]
-                last_id, plain = chunk_id, memoryview(opener.open(chunk_id, piece))
+                last_id, plain = chunk_id, memoryview(opener.open(chunk_id, piece, scratch))
             if len(plain) != self._shape.chunk_bytes(chunk):
                 detail = f"chunk {chunk} has {len(plain)} bytes"
                 raise DamagedObject(pack_key(wanted.pack_id), detail)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from blake3 import blake3
 
+from repository.buffers import Slabs
 from repository.codec import ChunkCodec
 from repository.errors import DamagedObject, UnsupportedFormat
 from repository.keys import RepositoryKeys
@@ -72,15 +73,20 @@ class PackBuilder:
         self.pack_id = uuid.uuid4().bytes
         self._keys = keys
         self._sealer = sealer.for_pack(self.pack_id)
-        self._pieces: list[Buffer] = [_header(keys, self.pack_id)]
+        self._slabs = Slabs()
+        self._slabs.append(_header(keys, self.pack_id))
         self._entries: list[PackEntry] = []
-        self.size_bytes = _HEADER.size
 
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def size_bytes(self) -> int:
+        """What the pack has so far, without table and footer."""
+        return self._slabs.size_bytes
+
     def append(self, chunk_id: bytes, plain_bytes: int, codec: int, payload: Buffer) -> PackEntry:
-        """Add a chunk at the end; the payload is kept by reference until `finish`."""
+        """Add a chunk at the end; the payload is copied."""
         seal = self._sealer.seal
         stored_bytes = len(payload) + self._sealer.overhead_bytes
         ordinal = len(self._entries)
@@ -88,9 +94,9 @@ class PackBuilder:
             CHUNK_MAGIC, ordinal, plain_bytes, stored_bytes, codec, seal, 0, chunk_id
         )
         entry = PackEntry(chunk_id, self.size_bytes, plain_bytes, stored_bytes, codec, seal)
-        self._pieces += [header, self._sealer.close(ordinal, header, payload)]
+        self._slabs.append(header)
+        self._slabs.append(self._sealer.close(ordinal, header, payload))
         self._entries.append(entry)
-        self.size_bytes += entry.length_bytes
         return entry
 
     def finish(self) -> tuple[StoredPack, list[Buffer]]:
@@ -101,13 +107,13 @@ class PackBuilder:
             )
             for e in self._entries
         )
+        self._slabs.append(table)
         digest = blake3()
-        for piece in [*self._pieces, table]:
-            digest.update(piece)
-        footer = _footer(self._keys, self.pack_id, len(self._entries), digest.digest())
-        pieces = [*self._pieces, table, footer]
-        size_bytes = self.size_bytes + len(table) + len(footer)
-        return StoredPack(self.pack_id, size_bytes, places_of(self.pack_id, self._entries)), pieces
+        for view in self._slabs.views():
+            digest.update(view)
+        self._slabs.append(_footer(self._keys, self.pack_id, len(self._entries), digest.digest()))
+        places = places_of(self.pack_id, self._entries)
+        return StoredPack(self.pack_id, self.size_bytes, places), list(self._slabs.views())
 
 
 def places_of(pack_id: bytes, entries: list[PackEntry]) -> Places:
@@ -171,12 +177,15 @@ class PackOpener:
         self._sealer = sealer
         self._codec = codec
 
-    def open(self, chunk_id: bytes, stored: memoryview) -> Buffer:
+    def open(
+        self, chunk_id: bytes, stored: memoryview, scratch: memoryview | None = None
+    ) -> Buffer:
         """The plain bytes of the chunk whose header and payload these are.
 
-        Raises DamagedObject, naming the pack, unless they are exactly what the id names.
+        With `scratch` they lie in it, if it is long enough, until it is used again. Raises
+        DamagedObject, naming the pack, unless they are exactly what the id names.
         """
-        return self._opened(chunk_id, stored)[0]
+        return self._opened(chunk_id, stored, scratch)[0]
 
     def payload(self, chunk_id: bytes, stored: memoryview) -> tuple[int, int, Buffer]:
         """Plain length, codec and unsealed payload of the chunk, proven: to put it into a new pack.
@@ -186,15 +195,19 @@ class PackOpener:
         plain, codec, payload = self._opened(chunk_id, stored)
         return len(plain), codec, payload
 
-    def _opened(self, chunk_id: bytes, stored: memoryview) -> tuple[Buffer, int, Buffer]:
+    def _opened(
+        self, chunk_id: bytes, stored: memoryview, scratch: memoryview | None = None
+    ) -> tuple[Buffer, int, Buffer]:
         try:
-            return self._decoded(chunk_id, stored)
+            return self._decoded(chunk_id, stored, scratch)
         except (ValueError, struct.error) as error:
             raise DamagedObject(
                 pack_key(self._pack_id), f"chunk {chunk_id.hex()[:16]}: {error}"
             ) from error
 
-    def _decoded(self, chunk_id: bytes, stored: memoryview) -> tuple[Buffer, int, Buffer]:
+    def _decoded(
+        self, chunk_id: bytes, stored: memoryview, scratch: memoryview | None
+    ) -> tuple[Buffer, int, Buffer]:
         header = bytes(stored[: CHUNK_HEADER.size])
         magic, ordinal, plain_bytes, stored_bytes, codec, seal, reserved, found_id = (
             CHUNK_HEADER.unpack(header)
@@ -207,7 +220,7 @@ class PackOpener:
         if stored_bytes != len(payload):
             raise ValueError(f"it has {len(payload)} stored bytes instead of {stored_bytes}")
         unsealed = self._sealer.open(ordinal, header, payload)
-        plain = self._codec.decompress(codec, unsealed, plain_bytes)
+        plain = self._codec.decompress(codec, unsealed, plain_bytes, scratch)
         if self._keys.chunk_id(plain) != chunk_id:
             raise ValueError("its bytes do not match its id")
         return plain, codec, unsealed

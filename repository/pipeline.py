@@ -19,6 +19,7 @@ from time import thread_time
 
 import numpy as np
 
+from repository.buffers import page_buffer
 from repository.codec import ChunkCodec
 from repository.concurrency import settle
 from repository.controls import TransferControls
@@ -134,7 +135,7 @@ class BatchReader:
         """This thread's buffer; results never refer to it, so the next batch may reuse it."""
         buffer: memoryview | None = getattr(self._local, "buffer", None)
         if buffer is None or len(buffer) < length_bytes:
-            buffer = self._local.buffer = memoryview(bytearray(length_bytes))
+            buffer = self._local.buffer = page_buffer(length_bytes)
         return buffer
 
     def _known(
