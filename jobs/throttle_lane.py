@@ -13,6 +13,7 @@ comes after all, what went meanwhile was an advance on that turn.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor, Future
@@ -115,7 +116,7 @@ class Lane:
         """How many of the bytes may go now, and if none, seconds to wait before asking again."""
         if bytes_s != self._bytes_s:  # what was reserved at another rate is void
             self._bytes_s = bytes_s
-            self._turns.clear()
+            self._turns = deque(turn for turn in self._turns if self._is_at_the_rate(turn.bytes_s))
             self._ask_again_s, self._advance_bytes = 0.0, 0
         self._collect()
         self._ask_ahead()
@@ -136,6 +137,14 @@ class Lane:
     @property
     def _turn_bytes(self) -> int:
         return max(TURN_BYTES_MIN, round(self._bytes_s * self._turn_s))
+
+    def _is_at_the_rate(self, granted_bytes_s: float) -> bool:
+        """Whether a turn is good under the limit as it is now.
+
+        Who shares the limit may have heard of the change first; then turns at the new rate were
+        granted to this transfer before it knew. To drop these would leave their time to nobody.
+        """
+        return math.isclose(granted_bytes_s, self._bytes_s)
 
     def _ask(self, bytes_s: float, length_bytes: int) -> _Answer:
         grant = self._shared.reserve(self._key, bytes_s, length_bytes)
@@ -162,9 +171,9 @@ class Lane:
             self._advance_bytes = 0  # on a turn that never was
             self._ask_again_s = self._clock.monotonic_s() + ASK_AGAIN_S
             return
-        if self._asked_rate != self._bytes_s:
-            return
         grant = answer.grant
+        if self._asked_rate != self._bytes_s and not self._is_at_the_rate(grant.bytes_s):
+            return
         self._is_by_itself = False
         self._turn_s = max(TURN_S, self._turn_s * _SHORTER_EACH_TIME)
         spent_bytes = min(self._advance_bytes, grant.length_bytes)

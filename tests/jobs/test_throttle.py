@@ -111,6 +111,33 @@ def test_a_changed_limit_holds_at_once(before: float, after: float) -> None:
     assert near(sum(each.bytes_between(11, 20) for each in senders), 9 * after)
 
 
+class HeardFirst:
+    """Limits that another transfer has cut already: what is granted is granted at the new rate."""
+
+    def __init__(self, bytes_s: float) -> None:
+        self.bytes_s = bytes_s
+        self.granted: list[Grant] = []
+
+    def reserve(self, key: str, bytes_s: float, length_bytes: int) -> Grant:
+        self.granted.append(Grant(0.0, length_bytes, self.bytes_s))
+        return self.granted[-1]
+
+
+def test_turns_granted_at_the_new_rate_are_good_when_the_change_is_heard_of() -> None:
+    """Q7: whoever hears of a cut last uses the long turns that it has, as their time is nobody else's."""
+    clock, shared = VirtualClock(), HeardFirst(MIB)
+    lane = Lane("k", shared, clock, AtOnce(), lambda _: None)
+    lane.use(1, 16 * MIB)
+    assert [grant.length_bytes for grant in shared.granted] == [8 * MIB]
+    left_bytes = 8 * MIB - 1
+    while left_bytes:
+        gone_bytes, wait_s = lane.use(min(left_bytes, MIB), MIB)
+        left_bytes -= gone_bytes
+        clock.seconds += wait_s
+    assert clock.seconds == pytest.approx(1008)
+    assert len(shared.granted) <= 2  # the next turn, ahead
+
+
 class Silent:
     """Limits whose holder answers as long as it is told to."""
 
