@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from repository.errors import DamagedObject, ObjectNotFound
 from repository.layout import pack_key
 from repository.locating import ChunkLocator
 from repository.maps import DiskShape
-from repository.packs import ChunkOpener
+from repository.packs import ChunkOpener, PackOpener
 from repository.places import Places
 from repository.ports import Buffer
 from repository.store import Store
@@ -90,7 +91,11 @@ def _range(
 
 
 class ChunkFetcher:
-    """Fetches and opens the chunks of one disk. Thread-safe."""
+    """Fetches and opens the chunks of one disk. Thread-safe.
+
+    A repository may be open for days while others collect, repair and back up. So a chunk that is not
+    where it was known to be, or is damaged there, is looked for once more before that is the answer.
+    """
 
     def __init__(
         self, store: Store, opener: ChunkOpener, shape: DiskShape, locator: ChunkLocator
@@ -99,6 +104,8 @@ class ChunkFetcher:
         self._opener = opener
         self._shape = shape
         self._locator = locator
+        self._guard = threading.Lock()
+        self._has_looked_again = False
 
     def fetch(self, wanted: FetchRange) -> list[Fetched]:
         """The stored bytes of the range, from where its chunks lie now if they were moved.
@@ -107,13 +114,25 @@ class ChunkFetcher:
         """
         try:
             return [Fetched(wanted, self._stored(wanted))]
-        except ObjectNotFound:
-            self._locator.look_again()
-            moved = self._locator.relocate(wanted.places)
-            if moved.tobytes() == wanted.places.tobytes():
+        except (DamagedObject, ObjectNotFound) as error:
+            moved = self._moved(wanted.places, error)
+            if moved is None:
                 raise
             ranges = plan_fetches(np.array(wanted.chunks), moved)
             return [Fetched(part, self._stored(part)) for part in ranges]
+
+    def _moved(self, places: Places, error: Exception) -> Places | None:
+        """Where the chunks lie now; None if that is where they were looked for.
+
+        A pack that is gone makes all be learnt anew, since collection may go on meanwhile; damage does
+        so once per disk, because a bad pack has many bad chunks.
+        """
+        with self._guard:
+            if isinstance(error, ObjectNotFound) or not self._has_looked_again:
+                self._locator.look_again()
+                self._has_looked_again = True
+        moved = self._locator.relocate(places)
+        return None if moved.tobytes() == places.tobytes() else moved
 
     def _stored(self, wanted: FetchRange) -> memoryview:
         length_bytes = wanted.end_bytes - wanted.start_bytes
@@ -141,8 +160,28 @@ class ChunkFetcher:
             if chunk_id != last_id:
                 offset = int(place["offset"]) - wanted.start_bytes
                 piece = stored[offset : offset + int(place["length"])]
-                last_id, plain = chunk_id, memoryview(opener.open(chunk_id, piece, scratch))
+                plain = memoryview(self._plain(opener, chunk, place, piece, scratch))
+                last_id = chunk_id
             if len(plain) != self._shape.chunk_bytes(chunk):
                 detail = f"chunk {chunk} has {len(plain)} bytes"
                 raise DamagedObject(pack_key(wanted.pack_id), detail)
             yield chunk, plain
+
+    def _plain(
+        self,
+        opener: PackOpener,
+        chunk: int,
+        place: np.void,
+        piece: memoryview,
+        scratch: memoryview | None,
+    ) -> Buffer:
+        """The plain bytes of one chunk: these, or, if they are damaged, those that were stored since."""
+        chunk_id = place["id"].tobytes()
+        try:
+            return opener.open(chunk_id, piece, scratch)
+        except DamagedObject as error:
+            moved = self._moved(np.array([place]), error)
+            if moved is None:
+                raise
+            (fetch,) = plan_fetches(np.array([chunk]), moved)
+            return self._opener.for_pack(fetch.pack_id).open(chunk_id, self._stored(fetch))

@@ -95,6 +95,31 @@ def test_the_next_backup_that_reads_the_chunk_heals_it(filled: Any, with_base: b
     assert bench.read(newer) == disk.data
 
 
+@pytest.mark.parametrize("how", ["flipped", "torn"])
+@pytest.mark.parametrize("by", ["itself", "another process"])
+def test_an_open_handle_reads_what_was_mended_meanwhile(filled: Any, how: str, by: str) -> None:
+    """Repair and a backup make the point whole; who had the repository open all along sees it."""
+    bench, disk, point = filled
+    assert bench.read(point) == disk.data  # what it knows of chunks it knows from here on
+    open_all_along = bench.repository
+    path, offset = place_of(bench, point, 4)
+    if how == "flipped":
+        flip(path, offset + 100)
+    else:
+        path.write_bytes(path.read_bytes()[: offset + 100])
+    bench.repository = open_all_along if by == "itself" else bench.reopened()
+    bench.repository.repair()
+    for reads in (open_all_along, bench.repository):
+        with pytest.raises(DamagedObject):
+            reads.open_disk(point, "disk-1").read_into(0, memoryview(bytearray(10 * CHUNK)))
+    bench.commit(bench.write(disk))
+    bench.repository = open_all_along
+    assert bench.read(point) == disk.data
+    content = bytearray(disk.size_bytes)
+    open_all_along.open_disk(point, "disk-1").read_into(0, memoryview(content))
+    assert content == disk.data
+
+
 def test_a_missing_pack_is_never_deduplicated_against(filled: Any) -> None:
     """After repair a full backup stores what the missing pack held, and everything is whole."""
     bench, disk, point = filled
