@@ -23,7 +23,8 @@ Write L(w) for a writer's lease, P(w) for its commit record, and B(n) for the pl
    sweep was decided first; then its list is there to be compared, and a point that lost something is
    forgotten again and its commit fails. If the writer dies right there, the point is found by the
    next plan, which refuses to go on before it is forgotten.
-5. *Bringing a point back* is case 4 without the copying: visible first, then look, then cancel.
+5. *Bringing a point back* is case 4 without the copying: visible first, then look, then cancel. What
+   the newest generation has not seen is compared with all that is gone.
 6. *Listings* are not trusted: looked at until nothing new appears; a point names its predecessor, so
    a gap that no sweep made stops everything. Whatever cannot be read stops everything.
 7. *Clocks* only add slack. A wrong clock ends a lease or a rest too early, which is case 4.

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence, Set
 
 import numpy as np
 
-from repository.errors import CommitFailed, DamagedObject, ObjectNotFound
+from repository.errors import CommitFailed, ObjectNotFound
 from repository.generations import Generation, Generations, pack_ids
 from repository.index import ChunkIndex
 from repository.layout import pack_key
 from repository.locating import known_chunks
-from repository.maps import DiskMap, DiskShape, LayerWriter, open_disk_map, store_layer
+from repository.maps import DiskMap, DiskShape, LayerWriter, store_layer
 from repository.packs import ChunkOpener, PackBuilder, StoredPack
 from repository.places import PLACE, Places, in_packs
 from repository.points import DiskRecord, RestorePoint
@@ -26,6 +26,7 @@ from repository.ports import Buffer
 from repository.records import RecordCodec
 from repository.store import Store
 from repository.units import Clock
+from repository.wholeness import is_whole, map_names, open_if_there
 
 
 class CommitGuard:
@@ -86,38 +87,20 @@ class CommitGuard:
 
     def _refuse_if_swept(self, point: RestorePoint, generation: Generation) -> None:
         _, gone = self._generations.newest_with(self._generations.gone_after)
-        index = known_chunks(self._store, self._records, pack_ids(gone))
-        try:
-            safe = all(self._is_whole(disk, gone, index) for disk in point.disks)
-        finally:
-            index.close()
-        if not safe:
+        if not is_whole(self._store, self._records, point.disks, gone):
             raise CommitFailed(
                 point.key,
                 f"generation {generation.number} of collection was decided while this "
                 "session slept, and takes what the restore point needs",
             )
 
-    def _is_whole(self, disk: DiskRecord, gone: Set[str], index: ChunkIndex) -> bool:
-        """Whether every chunk of the disk still lies somewhere."""
-        disk_map = None if _names(disk) & gone else self._open(disk)
-        if disk_map is None:
-            return False
-        packs = pack_ids(gone)
-        for number in range(disk_map.shape.window_count):
-            places = disk_map.window(number)
-            lost = places[in_packs(places, packs)]
-            if None in index.find([chunk_id.tobytes() for chunk_id in lost["id"]]):
-                return False
-        return True
-
     def _rescued(self, disk: DiskRecord, avoided: Set[str], index: ChunkIndex) -> DiskRecord:
         """The disk, referring to nothing that is condemned."""
-        disk_map = self._open(disk)
+        disk_map = open_if_there(self._store, self._records, disk)
         packs = pack_ids(avoided)
         if disk_map is None:
             raise CommitFailed(f"disk {disk.disk_id}", "its map was collected meanwhile")
-        if not _names(disk) & avoided and not _touches(disk_map, packs):
+        if not map_names(disk) & avoided and not _touches(disk_map, packs):
             return disk
         copier = _Copier(self._store, self._records, self._opener, self)
         layer = LayerWriter()
@@ -139,16 +122,6 @@ class CommitGuard:
         finally:
             layer.close()
         return disk.model_copy(update={"maps": (ref,)})
-
-    def _open(self, disk: DiskRecord) -> DiskMap | None:
-        try:
-            return open_disk_map(self._store, disk, self._records.keys, self._records.sealer)
-        except ObjectNotFound:
-            return None
-        except DamagedObject as error:
-            if isinstance(error.__cause__, ObjectNotFound):
-                return None
-            raise
 
     def store_if_full(self, builder: PackBuilder, *, always: bool = False) -> PackBuilder:
         """Store the pack once it is big enough; returns the one to go on with."""
@@ -201,10 +174,6 @@ class _Copier:
             self._done[chunk_id] = np.array([row], dtype=PLACE)
             self._builder = self._guard.store_if_full(self._builder)
         return self._done[chunk_id]
-
-
-def _names(disk: DiskRecord) -> set[str]:
-    return {ref.key for ref in disk.maps}
 
 
 def _touches(disk_map: DiskMap, packs: Set[bytes]) -> bool:

@@ -160,7 +160,7 @@ class PointCollected(RepositoryError):
         self.generation = generation
         super().__init__(
             f"restore point {point_id} cannot be brought back: "
-            f"generation {generation} of collection has begun to delete its data"
+            f"by generation {generation}, collection has deleted data of it or begun to"
         )
 
 

@@ -34,6 +34,7 @@ from repository.points import RestorePoint
 from repository.records import RecordCodec
 from repository.store import Store
 from repository.units import Clock
+from repository.wholeness import is_whole
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class PointLife:
         clock: Clock,
     ) -> None:
         self._store = store
+        self._records = records
         self._catalogue = catalogue
         self._live = live
         self._clock = clock
@@ -80,7 +82,7 @@ class PointLife:
         """Bring a forgotten point back; raises PointCollected when it is too late."""
         self._tombs.put(point, "restored", self._clock.now(), reason)
         newest = self._generations.newest()
-        if newest is not None and self._is_too_late(point, newest):
+        if newest is not None and not self._is_kept(point, newest) and self._is_collected(point):
             self._tombs.put(point, FORGOTTEN, self._clock.now(), "too late to bring it back")
             raise PointCollected(point.id, newest.number)
 
@@ -114,11 +116,30 @@ class PointLife:
                 _LOG.warning("a forgotten restore point cannot be read: %s", error)
         return sorted(found, key=lambda each: (each.point.created_at, each.point.id))
 
-    def _is_too_late(self, point: RestorePoint, newest: Generation) -> bool:
+    def _is_kept(self, point: RestorePoint, newest: Generation) -> bool:
+        """Whether the newest generation is known to spare the point; cancels one that may not.
+
+        It spares what it has seen, and what was committed by somebody who had seen it. What it has
+        seen was there after all that earlier ones deleted.
+        """
+        if newest.number <= point.gc_generation:
+            return True
         outcome = newest.outcome
-        if outcome is None:
-            if point.id in newest.plan.points:
-                return False
+        if outcome is None and point.id not in newest.plan.points:
             why = f"restore point {point.id} was brought back"
             outcome = self._generations.cancel(newest.number, why, self._clock.now())
-        return outcome.is_sweep and point.id not in outcome.points
+        if outcome is not None and outcome.is_sweep:
+            return point.id in outcome.points
+        return point.id in newest.plan.points
+
+    def _is_collected(self, point: RestorePoint) -> bool:
+        """Whether any generation deletes, or has deleted, what the point needs.
+
+        A generation that has not seen the point does not tell: the point may be younger than its
+        outcome, or have been deleted by one before it.
+        """
+        _, gone = self._generations.newest_with(self._generations.gone_after)
+        try:
+            return point.key in gone or not is_whole(self._store, self._records, point.disks, gone)
+        except DamagedObject:
+            return False  # it is there; verification says what is wrong with it

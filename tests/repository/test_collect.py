@@ -281,6 +281,39 @@ def test_too_late_to_bring_back(bench: Any, make_disk: MakeDisk) -> None:
     assert files(bench, "tomb") == set()
 
 
+def test_a_point_younger_than_the_last_sweep_comes_back(bench: Any, make_disk: MakeDisk) -> None:
+    """A sweep that was over before the point was made has taken nothing from it."""
+    old = bench.commit(bench.write(make_disk(noise(4))))
+    bench.repository.forget(old)
+    assert bench.repository.collect(AT_ONCE).stage is CollectStage.SWEPT
+    data = noise(5, seed=7)
+    point = bench.commit(bench.write(make_disk(data)))
+    bench.repository.forget(point)
+    bench.repository.undelete(point)
+    assert bench.repository.points().points == [point]
+    assert bench.read(point) == data
+
+
+@pytest.mark.parametrize("newest", ["open", "cancelled"])
+def test_what_an_earlier_generation_deleted_does_not_come_back(
+    bench: Any, make_disk: MakeDisk, newest: str
+) -> None:
+    """Whoever still knows a point that was swept hears so, though the newest plan has no sweep."""
+    point = bench.commit(bench.write(make_disk(noise(4))))
+    bench.repository.forget(point)
+    assert bench.repository.collect(AT_ONCE).stage is CollectStage.SWEPT
+    other = bench.commit(bench.write(make_disk(noise(4, seed=7))))
+    bench.repository.forget(other)
+    rest = AT_ONCE.model_copy(update={"grace_hours": 48})
+    assert bench.repository.collect(rest).stage is CollectStage.PLANNED
+    if newest == "cancelled":
+        bench.repository.cancel_collection("second thoughts")
+    with pytest.raises(PointCollected):
+        bench.repository.undelete(point)
+    bench.repository.undelete(other)
+    assert bench.repository.points().points == [other]
+
+
 def test_an_incremental_over_moved_chunks(bench: Any, make_disk: MakeDisk) -> None:
     """A base whose chunks were moved serves incrementals, rebases and restores as before."""
     data = bytearray(noise(16))

@@ -318,6 +318,63 @@ def test_undelete_during_sweep(scene: Scene) -> None:
     assert scene.bench.reopened().points().points == []
 
 
+def test_undelete_after_a_sweep_beside_the_commit(scene: Scene) -> None:
+    """The sweep of a generation that the writer slept through took nothing from its point: it comes
+    back, although the generation has never seen it."""
+    scene.other.forget(scene.commit(FIRST))
+    with scene.bench.repository.write_session("writer") as session:
+        record = scene.bench.write(scene.make_disk(SECOND), session=session)
+        scene.at("put_new", "points/", lambda: slept_through(scene), after=False)
+        point = session.commit(scene.draft(record))
+    scene.other.forget(point)
+    scene.other.undelete(point)
+    assert scene.is_whole(point, SECOND)
+
+
+def test_a_commit_beside_a_sweep_whose_chunks_were_stored_again(scene: Scene) -> None:
+    """What the sweep took from the sleeper's point, another backup has brought back by then."""
+    scene.other.forget(scene.commit(FIRST))
+    paused = scene.bench.repository
+
+    def meanwhile() -> None:
+        slept_through(scene)
+        scene.bench.repository = scene.other
+        scene.commit(FIRST, vm_id="vm-2")
+        scene.bench.repository = paused
+
+    with paused.write_session("writer") as session:
+        record = scene.bench.write(scene.make_disk(FIRST), session=session)
+        scene.at("put_new", "points/", meanwhile, after=False)
+        point = session.commit(scene.draft(record))
+    scene.other.forget(point)
+    scene.other.undelete(point)
+    assert scene.is_whole(point, FIRST)
+
+
+def test_undelete_of_a_point_that_a_sweep_beside_the_commit_broke(scene: Scene) -> None:
+    """What such a sweep took chunks from does not come back, not even under a later generation."""
+    scene.other.forget(scene.commit(FIRST))
+    with scene.bench.repository.write_session("writer") as session:
+        record = scene.bench.write(scene.make_disk(FIRST), session=session)
+        scene.at("put_new", "points/", lambda: slept_through(scene), after=False)
+        with pytest.raises(CommitFailed, match="slept"):
+            session.commit(scene.draft(record))
+    (broken,) = scene.other.forgotten()
+    with pytest.raises(PointCollected):
+        scene.other.undelete(broken.point)
+    scene.other.forget(scene.commit(SECOND, vm_id="vm-2"))
+    assert scene.other.collect(WITH_REST).stage is CollectStage.PLANNED
+    with pytest.raises(PointCollected):
+        scene.other.undelete(broken.point)
+    assert scene.other.points().points == []
+
+
+def slept_through(scene: Scene) -> None:
+    """A whole generation by the other host, while all leases have run out."""
+    assert scene.other.collect(WITH_REST).stage is CollectStage.PLANNED
+    assert scene.collect_later().stage is CollectStage.SWEPT
+
+
 def test_plan_during_plan(scene: Scene) -> None:
     """Of two plans at once one wins; the loser leaves nothing behind."""
     kept = scene.commit(SECOND, vm_id="vm-2")
