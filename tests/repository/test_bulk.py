@@ -57,9 +57,9 @@ def test_scratch_hides_no_damage() -> None:
     kind, payload = codec.compress(plain)
     assert kind == CODEC_ZSTD
     for damaged, length in [(payload[:-5], 5000), (payload, 4999), (payload, 5001), (b"", 5000)]:
-        with pytest.raises(ValueError, match="its? "):
+        with pytest.raises(ValueError, match=r"its? "):
             codec.decompress(CODEC_ZSTD, damaged, length, scratch)
-    with pytest.raises(ValueError, match="its? "):
+    with pytest.raises(ValueError, match=r"its? "):
         codec.decompress(CODEC_RAW, plain, 5001, scratch)
 
 
