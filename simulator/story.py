@@ -275,6 +275,11 @@ class Story:
         size = disk.generation(point["generation"]).size_bytes
         return {"path": str(path), "size_bytes": size, "disk": point["vdisk"]}
 
+    def user_data(self, vm: str) -> str | None:
+        """The cloud-init document that a VM was created with, as its config drive would hold it."""
+        text = self._vm(vm).private.get("user_data")
+        return None if text is None else str(text)
+
     def describe(self) -> dict[str, Any]:
         """VMs, recovery points and volume groups with their ids, for a person or a test to look at."""
         documents = self._cluster.documents

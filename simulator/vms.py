@@ -49,25 +49,25 @@ POWER_ACTIONS = {
 def create_vm(cluster: Cluster, task: RunningTask) -> None:
     """Make a VM from a request; its id was chosen when the request was taken."""
     spec, ext_id = task.arguments["spec"], task.arguments["extId"]
-    has_cloud_init = read_cloud_init(spec.get("guestCustomization"))
+    user_data = read_cloud_init(spec.get("guestCustomization"))
     document, group_ids = build_vm(cluster, task, ext_id, spec)
-    if has_cloud_init:
+    if user_data is not None:
         cluster.devices.prepare([document["name"]])
     with task.finishing() as outcome:
-        put_new_vm(cluster, document, is_worker=has_cloud_init)
+        put_new_vm(cluster, document, is_worker=user_data is not None, user_data=user_data)
         for group_id in group_ids:
             attach_group(cluster, group_id, ext_id, None)
         outcome.affects(VM_REL, ext_id, document["name"])
 
 
-def read_cloud_init(customization: Document | None) -> bool:
-    """Check the cloud-init document for a first boot; False where there is none.
+def read_cloud_init(customization: Document | None) -> str | None:
+    """Check the user data for a first boot and return it; `None` where there is none.
 
     Nothing boots here, so its commands are not run. What a guest that runs them would see is there: a
     VM with cloud-init gets a folder of devices, as the workers of a new cluster have.
     """
     if not customization:
-        return False
+        return None
     config = customization.get("config") or {}
     if not str(config.get("$objectType", "")).endswith(".CloudInit"):
         raise _no_customization("only cloud-init is supported")
@@ -82,7 +82,7 @@ def read_cloud_init(customization: Document | None) -> bool:
         raise _no_customization("user data is not base64 of a text") from error
     if not text.startswith(("#cloud-config", "#!")):
         raise _no_customization("user data is neither a cloud-config nor a script")
-    return True
+    return text
 
 
 def _no_customization(reason: str) -> RefusedError:

@@ -47,6 +47,7 @@ ACTIONS = (
     "struck_faults",
     "frozen",
     "describe",
+    "user_data",
 )
 
 
