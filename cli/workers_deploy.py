@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from cli.config import load_settings
 from cli.connections import open_cluster, open_repository
-from cli.errors import ConfigInvalid, WorkerFailed
+from cli.errors import ConfigInvalid, PrefectUnavailable, WorkerFailed
 from cli.options import ClusterOptions, CommonOptions, RepositoryOptions, with_options
 from cli.output import open_output, say
 from cli.settings_file import add_worker, require_file
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """Examples:
 
-- `ahvault workers deploy ahvault-worker-3 --image-url https://images.example.com/debian-12-genericcloud-amd64.raw --subnet backup --package 'ahvault @ git+https://git.example.com/ahvault'`
+- `ahvault workers deploy ahvault-worker-3 --image-url https://images.example.com/debian-12-genericcloud-amd64.raw --subnet backup --package 'ahvault[s3] @ git+https://git.example.com/ahvault'`
 - `ahvault workers deploy ahvault-worker-3 --image debian-12 --subnet backup --host host-3 --slots 8 --package https://files.example.com/ahvault-0.1.0-py3-none-any.whl`
 - `ahvault workers deploy ahvault-worker-3 --image debian-12 --subnet backup --package ahvault --dry-run`
 """
@@ -72,8 +72,8 @@ class DeployOptions:
     prefect_url: Annotated[
         str | None,
         typer.Option(
-            help="API of the Prefect server, as the worker reaches it; by default $PREFECT_API_URL. "
-            "Without one it is a machine to run ahvault on.",
+            help="API of the Prefect server, as the worker reaches it; by default $PREFECT_API_URL, which "
+            "this machine asks where it is set. Without one it is a machine to run ahvault on.",
             metavar="URL",
         ),
     ] = None
@@ -102,7 +102,9 @@ def deploy(
     package: Annotated[
         str,
         typer.Option(
-            help="What pip installs there: a wheel's URL, or a git address.", metavar="PACKAGE"
+            help="What pip installs there: a wheel's URL, or a git address; `ahvault[s3] @ ADDRESS` "
+            "for a repository on S3, `[sftp]` on SFTP.",
+            metavar="PACKAGE",
         ),
     ],
     options: DeployOptions,
@@ -127,6 +129,7 @@ def deploy(
         plan = plan_deployment(client, wanted)
         steps: list[TrialStep] | None = None
         if not dry_run:
+            _prepare_server(boot)
             from jobs import TRIAL_JOB, NullObserver, open_session
 
             with open_session(
@@ -221,6 +224,25 @@ def _add(path: Path, spec: WorkerSpec) -> None:
     add_worker(path, {"vm": spec.vm, **own})
 
 
+def _prepare_server(boot: WorkerBoot) -> None:
+    """Make the worker's queue on the Prefect server, if it has one; raises `PrefectUnavailable`."""
+    if boot.queue is None or boot.prefect_api_url is None:
+        return
+    url = os.environ.setdefault("PREFECT_API_URL", boot.prefect_api_url)
+    from cli.local_prefect import prepare_prefect
+
+    prepare_prefect(verbose=False)
+    from httpx import HTTPError
+    from prefect.exceptions import PrefectException
+
+    from flows.scale_out import prepare_queue
+
+    try:
+        prepare_queue(boot.queue)
+    except (RuntimeError, HTTPError, PrefectException, OSError) as error:
+        raise PrefectUnavailable(url, str(error)) from error
+
+
 def queue_check() -> Callable[[str], str | None]:
     """How to find out whether a worker's own Prefect worker polls its queue."""
     from cli.local_prefect import prepare_prefect
@@ -263,6 +285,8 @@ def _view(result: dict[str, Any], boot: WorkerBoot) -> Iterator[RenderableType]:
         yield f"ok      {step['what']}"
     if not result["dry_run"]:
         yield f"Worker {result['worker']} is in {result['added_to']}."
+        if result["queue"]:
+            yield "Run `ahvault scale setup` with your jobs, so that their sessions know it."
         return
     image = "would be fetched" if result["fetches_image"] else "is there"
     yield (

@@ -33,6 +33,13 @@ from tasks import MOVERS_POOL
 CONTROL_POOL = "ahvault"
 ZOMBIES = "ahvault: runs without a heartbeat have crashed"
 HEARTBEAT_S = 30
+RUN_SETTINGS = {
+    # Prefect's own 180 s would have every run of more than a minute and a half called crashed.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "repository,nutanix,jobs,tasks",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+"""Set in the process of every run by the deployment, so that no machine has to know of them."""
 
 
 def prepare_server(
@@ -65,6 +72,18 @@ def prepare_server(
     }
 
 
+def prepare_queue(queue: str) -> None:
+    """Make what the Prefect worker of one queue needs on the server, so that it can be found polling.
+
+    A Prefect worker makes a pool that is missing, but waits for ever on a queue that is. Raises
+    Prefect's errors.
+    """
+    with get_client(sync_client=True) as client:
+        _make_pool(client, MOVERS_POOL)
+        _make_queue(client, queue)
+    _apply(_describe_mover(), MOVERS_POOL)
+
+
 def _make_pool(client: SyncPrefectClient, name: str) -> None:
     template = ProcessWorker.get_default_base_job_template()
     pool = WorkPoolCreate(name=name, type="process", base_job_template=template)
@@ -80,6 +99,7 @@ def _make_queue(client: SyncPrefectClient, name: str) -> None:
 
 def _apply(deployment: RunnerDeployment, pool: str) -> None:
     deployment.work_pool_name = pool
+    deployment.job_variables = {"env": RUN_SETTINGS}
     deployment.apply()
 
 

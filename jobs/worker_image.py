@@ -33,6 +33,8 @@ class WorkerBoot(BaseModel):
     def user_data(self) -> str:
         """The cloud-init document. Holds the server's credentials where it has any."""
         template = files("jobs").joinpath("worker-cloud-init.yaml").read_text(encoding="utf-8")
+        if not self.ssh_keys:  # An empty list is no list of keys to cloud-init.
+            template = re.sub(r"^ssh_authorized_keys:.*\n", "", template, flags=re.MULTILINE)
         values: dict[str, object] = {
             "NAME": self.name,
             "SSH_KEYS": list(self.ssh_keys),
@@ -62,7 +64,12 @@ class WorkerBoot(BaseModel):
             "PREFECT_API_URL": self.prefect_api_url or "",
             "PREFECT_API_AUTH_STRING": auth.get_secret_value() if auth else "",
         }
-        return "".join(f"{name}={value}\n" for name, value in lines.items() if value)
+        return "".join(f"{name}={_quoted(value)}\n" for name, value in lines.items() if value)
+
+
+def _quoted(value: str) -> str:
+    """As systemd reads it in an `EnvironmentFile`, where a bare backslash or quote would be lost."""
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def vcpus_for(slots: int) -> int:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from jobs.worker_image import memory_bytes_for, vcpus_for
 from nutanix import AhvClient, ClusterConnection
 from repository import Repository, SystemClock
 from simulator import Settings, Simulator
+from tests.scale.units import read_environment
 
 NAME = "ahvault-worker-3"
 GIB = 1 << 30
@@ -82,13 +84,11 @@ def deploy(ahvault: Any, cluster: Simulator, image_url: str) -> Callable[..., An
     """Deploy the worker; its devices appear where the simulator shows them."""
     root = cluster.workers[0].device_root.parent / NAME
 
-    def run(*more: str) -> Any:
-        return ahvault(
-            "workers", "deploy", NAME, "--subnet", "vlan-10", "--package", "ahvault @ git+https://git.example.com/x",
-            "--image-url", image_url, "--disk-gib", "1", "--device-root", str(root), *more,
-        )  # fmt: skip
-
-    return run
+    return partial(
+        ahvault,
+        "workers", "deploy", NAME, "--subnet", "vlan-10", "--package", "ahvault @ git+https://git.example.com/x",
+        "--image-url", image_url, "--disk-gib", "1", "--device-root", str(root),
+    )  # fmt: skip
 
 
 def assert_nothing_was_made(client: AhvClient, tmp_path: Path) -> None:
@@ -155,6 +155,29 @@ def test_whatever_fails_nothing_stays(
     cluster.story.set_faults({"faults": []})
     assert ended.code not in (ExitCode.OK, ExitCode.INTERNAL), ended.err
     assert_nothing_was_made(client, tmp_path)
+
+
+def test_its_queue_is_made_on_a_server_that_knows_nothing_yet(
+    deploy: Any, ended: Any, client: AhvClient, tmp_path: Path, prefect_server: str
+) -> None:
+    """The server is named by the option alone: the new VM's Prefect worker would find its queue, and is waited for there."""
+    code, _, err = ended(*deploy.args, "--prefect-url", prefect_server, "--boot-timeout-s", "1")
+    assert code == ExitCode.NO_WORKER, err
+    assert f"no Prefect worker polls its queue {NAME}" in err
+    assert_nothing_was_made(client, tmp_path)
+
+
+def test_a_server_that_is_not_there_is_told_before_anything_is_done(
+    deploy: Any, ended: Any, cluster: Simulator
+) -> None:
+    """No image is fetched and no VM boots for a Prefect worker that nobody could hear of."""
+    cluster.story.set_faults(
+        {"faults": [{"kind": "status", "status": 500, "match": {"method": "POST"}}]}
+    )
+    code, _, err = ended(*deploy.args, "--prefect-url", "http://127.0.0.1:9/api")
+    assert code == ExitCode.FAILED, err
+    assert "The Prefect server at http://127.0.0.1:9/api does not answer" in err
+    assert cluster.story.struck_faults() == [0]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +251,7 @@ BOOT = WorkerBoot(
     slots=5,
     queue='q"1',
     prefect_api_url="http://prefect.example.com:4200/api",
-    prefect_api_auth=SecretStr("user:pass'word"),
+    prefect_api_auth=SecretStr("user:pass'w\\o$rd"),
     ssh_keys=("ssh-ed25519 AAAA me@example.com",),
 )
 
@@ -243,15 +266,12 @@ def test_the_cloud_init_document_says_what_it_must() -> None:
     assert document["ssh_authorized_keys"] == ["ssh-ed25519 AAAA me@example.com"]
     files = {each["path"]: each for each in document["write_files"]}
     assert files["/etc/ahvault/worker.env"]["permissions"] == "0600"
-    environment = dict(
-        line.split("=", 1) for line in files["/etc/ahvault/worker.env"]["content"].splitlines()
-    )
-    assert environment == {
+    assert read_environment(files["/etc/ahvault/worker.env"]["content"]) == {
         "AHVAULT_WORKER": NAME,
         "AHVAULT_QUEUE": 'q"1',
         "AHVAULT_SLOTS": "5",
         "PREFECT_API_URL": "http://prefect.example.com:4200/api",
-        "PREFECT_API_AUTH_STRING": "user:pass'word",
+        "PREFECT_API_AUTH_STRING": "user:pass'w\\o$rd",
     }
     unit = files["/etc/systemd/system/ahvault-worker.service"]["content"]
     assert "--pool ahvault-movers --work-queue ${AHVAULT_QUEUE}" in unit
@@ -267,10 +287,15 @@ def test_the_cloud_init_document_says_what_it_must() -> None:
 
 
 @pytest.mark.skipif(shutil.which("cloud-init") is None, reason="cloud-init is not installed")
-def test_cloud_init_itself_accepts_the_document(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "boot",
+    [BOOT, WorkerBoot(name=NAME, package="ahvault")],
+    ids=["all there can be", "the least there can be"],
+)
+def test_cloud_init_itself_accepts_the_document(boot: WorkerBoot, tmp_path: Path) -> None:
     """The schema of cloud-init finds nothing wrong."""
     path = tmp_path / "user-data"
-    path.write_text(BOOT.user_data())
+    path.write_text(boot.user_data())
     checked = subprocess.run(
         ["cloud-init", "schema", "--config-file", str(path)],
         capture_output=True,

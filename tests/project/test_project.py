@@ -15,6 +15,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.importtools import import_object
 
 from flows.deployments import UPKEEP
+from flows.scale_out import RUN_SETTINGS
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ["flows", "tasks", "blocks", "jobs", "repository", "nutanix", "simulator", "cli"]
@@ -104,6 +105,13 @@ def test_the_shipped_maintenance_is_that_of_serve() -> None:
         for each in UPKEEP
     }
     assert in_yaml == served
+
+
+def test_the_shipped_deployments_set_what_scale_setup_sets() -> None:
+    """Each run's process gets the same settings by either way; without its heartbeat a long run is called crashed."""
+    shipped = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    for deployment in shipped["deployments"]:
+        assert deployment["work_pool"]["job_variables"] == {"env": RUN_SETTINGS}, deployment["name"]
 
 
 def test_the_lock_pins_every_dependency_with_hashes_and_names_no_host() -> None:
