@@ -99,7 +99,8 @@ def plan_deployment(client: AhvClient, wanted: WorkerWanted) -> DeployPlan:
     """Look everything up that the deployment needs. Raises `DeployRefused` before anything is done."""
     name = wanted.boot.name
     if not WORKER_NAME.fullmatch(name):
-        raise DeployRefused(name, "a worker's name has 1 to 63 letters, digits and hyphens (W21)")
+        reason = "a worker's name has 1 to 63 characters of a-z, A-Z, 0-9 and hyphen (W21)"
+        raise DeployRefused(name, reason)
     if any(vm.name == name for vm in client.vms()):
         reason = "a VM of that name exists; `ahvault workers add` takes it as a worker"
         raise DeployRefused(name, reason)

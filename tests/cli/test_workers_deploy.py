@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from cli.exit_codes import ExitCode
 from jobs import NullObserver, WorkerBoot, WorkerWanted, deployed, open_session, plan_deployment
+from jobs.errors import DeployRefused
 from jobs.journal import all_entries
 from jobs.worker_image import memory_bytes_for, vcpus_for
 from nutanix import AhvClient, ClusterConnection
@@ -200,6 +201,26 @@ def test_what_cannot_be_is_refused_before_anything_is_done(
     assert ended.code == ExitCode.USAGE
     assert reason in ended.err
     assert_nothing_was_made(client, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a", "there is no subnet"),
+        ("Worker-9-" + "x" * 54, "there is no subnet"),
+        ("x" * 64, "1 to 63 characters"),
+        ("", "1 to 63 characters"),
+        ("worker_9", "a-z, A-Z, 0-9 and hyphen"),
+        ("wörker", "a-z, A-Z, 0-9 and hyphen"),
+        ("worker\n", "a-z, A-Z, 0-9 and hyphen"),
+    ],
+)
+def test_a_name_has_to_be_one_of_a_worker(client: AhvClient, name: str, reason: str) -> None:
+    """W21: a good name is refused only for the subnet that is not there, a bad one for itself."""
+    boot = WorkerBoot(name=name, package="ahvault")
+    wanted = WorkerWanted(boot=boot, image_name="debian", image_url=None, subnet="vlan-1")
+    with pytest.raises(DeployRefused, match=reason):
+        plan_deployment(client, wanted)
 
 
 def test_a_dry_run_shows_the_first_boot_and_makes_nothing(
