@@ -7,6 +7,7 @@ its cache and a `bytes` object, whose data begins 32 bytes into something (docs/
 from __future__ import annotations
 
 import mmap
+import threading
 from collections.abc import Sequence
 
 from repository.ports import Buffer
@@ -22,6 +23,20 @@ def page_buffer(length_bytes: int) -> memoryview:
     if advice is not None:
         memory.madvise(advice)
     return memoryview(memory)
+
+
+class ThreadBuffers:
+    """Memory that each thread has for itself and uses again. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def get(self, length_bytes: int) -> memoryview:
+        """This thread's memory, of so many bytes or more; holds until the thread asks again."""
+        buffer: memoryview | None = getattr(self._local, "buffer", None)
+        if buffer is None or len(buffer) < length_bytes:
+            buffer = self._local.buffer = page_buffer(length_bytes)
+        return buffer
 
 
 class Slabs:

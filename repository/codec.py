@@ -46,16 +46,13 @@ class ChunkCodec:
         """
         into = scratch[:plain_bytes] if scratch and plain_bytes <= len(scratch) else None
         if codec == CODEC_RAW:
-            plain: Buffer = payload
+            plain = _copied(payload, into)
         elif codec == CODEC_ZSTD:
             plain = self._decompress(payload, plain_bytes, into)
         else:
             raise ValueError(f"unknown codec {codec}")
         if len(plain) != plain_bytes:
             raise ValueError(f"it holds {len(plain)} bytes instead of {plain_bytes}")
-        if codec == CODEC_RAW and into is not None:
-            into[:] = payload
-            return into
         return plain
 
     def _decompress(self, payload: Buffer, plain_bytes: int, into: memoryview | None) -> Buffer:
@@ -73,6 +70,13 @@ class ChunkCodec:
         except zstandard.ZstdError as error:
             raise ValueError(f"it does not decompress ({error})") from error
         return plain
+
+
+def _copied(payload: Buffer, into: memoryview | None) -> Buffer:
+    if into is None or len(payload) != len(into):
+        return payload
+    into[:] = payload
+    return into
 
 
 def _parameters(level: int, chunk_size_bytes: int) -> zstandard.ZstdCompressionParameters:

@@ -18,7 +18,7 @@ from repository.extents import Extent, ExtentKind
 from repository.ports import Buffer
 from repository.units import MiB
 
-_ZEROS = page_buffer(MiB)
+_ZEROS = page_buffer(MiB).toreadonly()
 _DIRECT_UNIT_BYTES = 4096  # of offset, length and address, for devices that are common
 
 

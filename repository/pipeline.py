@@ -10,7 +10,6 @@ not begun is cancelled, what was begun is waited for, and the error is raised to
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +18,7 @@ from time import thread_time
 
 import numpy as np
 
-from repository.buffers import page_buffer
+from repository.buffers import ThreadBuffers
 from repository.codec import ChunkCodec
 from repository.concurrency import settle
 from repository.controls import TransferControls
@@ -97,7 +96,7 @@ class BatchReader:
         self._source = source
         self._controls = controls
         self._counters = controls.counters
-        self._local = threading.local()
+        self._buffers = ThreadBuffers()  # results never refer to them
         self._ahead = source if isinstance(source, ReadsAhead) else None
 
     def expect(self, batch: Batch) -> None:
@@ -119,7 +118,7 @@ class BatchReader:
         self._controls.check_stop("reading the disk")
         size = self._shape.chunk_size_bytes
         start, length = self._range(batch)
-        view = self._buffer(batch.count * size)[:length]
+        view = self._buffers.get(batch.count * size)[:length]
         with self._counters.timing("read_s"):
             self._source.read_into(start, view)
         self._counters.add(read_bytes=length, read_chunks=batch.count)
@@ -130,13 +129,6 @@ class BatchReader:
         size = self._shape.chunk_size_bytes
         start = batch.first_chunk * size
         return start, min(batch.count * size, self._shape.size_bytes - start)
-
-    def _buffer(self, length_bytes: int) -> memoryview:
-        """This thread's buffer; results never refer to it, so the next batch may reuse it."""
-        buffer: memoryview | None = getattr(self._local, "buffer", None)
-        if buffer is None or len(buffer) < length_bytes:
-            buffer = self._local.buffer = page_buffer(length_bytes)
-        return buffer
 
     def _known(
         self, batch: Batch, chunks: Sequence[memoryview]

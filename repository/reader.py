@@ -13,7 +13,7 @@ from time import perf_counter
 
 import numpy as np
 
-from repository.buffers import page_buffer
+from repository.buffers import ThreadBuffers
 from repository.concurrency import run_in_order
 from repository.controls import TransferControls
 from repository.counters import TransferCounters
@@ -253,7 +253,7 @@ class _Restore:
         self._chunk_size_bytes = shape.chunk_size_bytes
         self._controls = controls
         self._on_damage = on_damage
-        self._local = threading.local()
+        self._scratch = ThreadBuffers()
 
     def zeros(self, extent: Extent, *, write: bool) -> None:
         """Make the extent read as zeros, or trust that it does."""
@@ -292,8 +292,9 @@ class _Restore:
         with counters.timing("read_s"):
             fetched = self._fetcher.fetch(wanted)
         counters.add(stored_bytes=sum(len(part.stored) for part in fetched), requests=len(fetched))
+        scratch = self._scratch.get(self._chunk_size_bytes)
         start_s, write_s, plain_bytes = perf_counter(), 0.0, 0
-        for chunk, plain in self._fetcher.open(fetched, self._scratch()):
+        for chunk, plain in self._fetcher.open(fetched, scratch):
             self._controls.check_stop(_WHAT)
             write_start_s = perf_counter()
             self._target.write_at(chunk * self._chunk_size_bytes, plain)
@@ -307,13 +308,6 @@ class _Restore:
             compute_s=perf_counter() - start_s - write_s,
             upload_s=write_s,
         )
-
-    def _scratch(self) -> memoryview:
-        """This thread's room for one chunk."""
-        scratch: memoryview | None = getattr(self._local, "scratch", None)
-        if scratch is None:
-            scratch = self._local.scratch = page_buffer(self._chunk_size_bytes)
-        return scratch
 
 
 def _copy_overlap(
