@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import http.server
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,6 +22,7 @@ from jobs.worker_image import memory_bytes_for, vcpus_for
 from nutanix import AhvClient, ClusterConnection
 from repository import Repository, SystemClock
 from simulator import Settings, Simulator
+from tests.folder_server import folder_served
 from tests.scale.units import read_environment
 
 NAME = "ahvault-worker-3"
@@ -36,19 +35,8 @@ def image_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("images")
     (folder / "debian.raw").write_bytes(b"boot" * 1024 + bytes(1 << 20))
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments, directory=str(folder))
-
-        def log_message(self, *_: Any) -> None:
-            """Nothing on the test's stderr."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/debian.raw"
-        server.shutdown()
-        thread.join()
+    with folder_served(folder) as url:
+        yield f"{url}/debian.raw"
 
 
 @pytest.fixture

@@ -322,10 +322,7 @@ def test_undelete_after_a_sweep_beside_the_commit(scene: Scene) -> None:
     """The sweep of a generation that the writer slept through took nothing from its point: it comes
     back, although the generation has never seen it."""
     scene.other.forget(scene.commit(FIRST))
-    with scene.bench.repository.write_session("writer") as session:
-        record = scene.bench.write(scene.make_disk(SECOND), session=session)
-        scene.at("put_new", "points/", lambda: slept_through(scene), after=False)
-        point = session.commit(scene.draft(record))
+    point = commit_beside(scene, SECOND, lambda: slept_through(scene))
     scene.other.forget(point)
     scene.other.undelete(point)
     assert scene.is_whole(point, SECOND)
@@ -342,10 +339,7 @@ def test_a_commit_beside_a_sweep_whose_chunks_were_stored_again(scene: Scene) ->
         scene.commit(FIRST, vm_id="vm-2")
         scene.bench.repository = paused
 
-    with paused.write_session("writer") as session:
-        record = scene.bench.write(scene.make_disk(FIRST), session=session)
-        scene.at("put_new", "points/", meanwhile, after=False)
-        point = session.commit(scene.draft(record))
+    point = commit_beside(scene, FIRST, meanwhile)
     scene.other.forget(point)
     scene.other.undelete(point)
     assert scene.is_whole(point, FIRST)
@@ -354,11 +348,8 @@ def test_a_commit_beside_a_sweep_whose_chunks_were_stored_again(scene: Scene) ->
 def test_undelete_of_a_point_that_a_sweep_beside_the_commit_broke(scene: Scene) -> None:
     """What such a sweep took chunks from does not come back, not even under a later generation."""
     scene.other.forget(scene.commit(FIRST))
-    with scene.bench.repository.write_session("writer") as session:
-        record = scene.bench.write(scene.make_disk(FIRST), session=session)
-        scene.at("put_new", "points/", lambda: slept_through(scene), after=False)
-        with pytest.raises(CommitFailed, match="slept"):
-            session.commit(scene.draft(record))
+    with pytest.raises(CommitFailed, match="slept"):
+        commit_beside(scene, FIRST, lambda: slept_through(scene))
     (broken,) = scene.other.forgotten()
     with pytest.raises(PointCollected):
         scene.other.undelete(broken.point)
@@ -367,6 +358,14 @@ def test_undelete_of_a_point_that_a_sweep_beside_the_commit_broke(scene: Scene) 
     with pytest.raises(PointCollected):
         scene.other.undelete(broken.point)
     assert scene.other.points().points == []
+
+
+def commit_beside(scene: Scene, data: bytes, meanwhile: Callable[[], None]) -> RestorePoint:
+    """Back the disk up; something happens when all is written, before the point is."""
+    with scene.bench.repository.write_session("writer") as session:
+        record = scene.bench.write(scene.make_disk(data), session=session)
+        scene.at("put_new", "points/", meanwhile, after=False)
+        return session.commit(scene.draft(record))
 
 
 def slept_through(scene: Scene) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,6 +23,7 @@ from jobs.moves import Moves
 from nutanix import AhvClient, ClusterConnection
 from repository import Repository, VerifyLevel
 from simulator import Simulator
+from tests.folder_server import folder_served
 from tests.scale.first_boot import WorkerGuest, build_wheel
 from tests.scale.processes import CLIENT_SETTINGS, PrefectServer, ended, prefect_worker, wait_until
 
@@ -65,13 +63,8 @@ def web(tmp_path: Path) -> Iterator[str]:
     folder.mkdir()
     (folder / "debian.raw").write_bytes(b"boot" * 1024 + bytes(1 << 20))
     build_wheel(ROOT, folder)
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{httpd.server_port}"
-        httpd.shutdown()
-        thread.join()
+    with folder_served(folder) as url:
+        yield url
 
 
 @pytest.fixture

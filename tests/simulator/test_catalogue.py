@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
-import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from simulator.roles import is_classified
 from simulator.simulation import CATALOGUES
 from simulator.sparse import MiB
+from tests.folder_server import folder_served
 
 VMS = "/vmm/v4.3/ahv/config/vms"
 POINTS = "/dataprotection/v4.4/config/recovery-points"
@@ -212,19 +211,8 @@ def file_server(tmp_path: Path) -> Iterator[str]:
     """A web server over a folder with one disk image in it."""
     (tmp_path / "disk.raw").write_bytes(bytes(3 * MiB) + b"payload" + bytes(MiB - 7))
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args, directory=str(tmp_path))
-
-        def log_message(self, *_args: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with folder_served(tmp_path) as url:
+        yield url
 
 
 def test_an_image_is_fetched_and_a_vm_made_from_it(api: Any, file_server: str) -> None:
