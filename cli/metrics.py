@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,6 +34,9 @@ EXAMPLES = """Examples:
 
 FRESH_S = 15.0
 """Scrapes within so many seconds get the same answer: a dashboard must not load the repository."""
+
+LIMITS_PAGE = 200
+"""As many as the Prefect server gives in one answer."""
 
 
 @with_options
@@ -123,41 +126,51 @@ def _gather(repository: Repository, rpo_hours: float | None) -> list[Metric]:
 
     return [
         *gather_metrics(repository, clock=SystemClock(), rpo_hours=rpo_hours),
-        *_slots(os.environ.get("PREFECT_API_URL")),
+        *slot_metrics(os.environ.get("PREFECT_API_URL")),
     ]
 
 
-def _slots(api_url: str | None) -> list[Metric]:
+def slot_metrics(api_url: str | None) -> list[Metric]:
     """Worker slots as the Prefect server counts them; without a server, or when it is away, none."""
     if not api_url:
         return []
     import httpx
 
-    from jobs import Metric
+    from jobs import Metric, worker_of_limit
 
     try:
-        answer = httpx.post(
-            f"{api_url}/v2/concurrency_limits/filter", json={"limit": 200}, timeout=10.0
-        ).raise_for_status()
+        limits = _concurrency_limits(api_url)
     except httpx.HTTPError as error:
         say(f"ahvault: no slots, the Prefect server does not answer: {error}")
         return []
-    limits = [each for each in answer.json() if each["name"].startswith("ahvault-worker-")]
+    workers = [(each, worker_of_limit(each["name"])) for each in limits]
     return [
         Metric(
             name,
             text,
-            ("worker",),
-            tuple(
-                ((each["name"].removeprefix("ahvault-worker-"),), float(each[field]))
-                for each in limits
-            ),
+            ("worker", "id"),
+            tuple((worker, float(each[field])) for each, worker in workers if worker),
         )
         for name, text, field in (
             ("ahvault_worker_slots", "Slots of the worker.", "limit"),
             ("ahvault_worker_slots_used", "Slots of the worker in use.", "active_slots"),
         )
     ]
+
+
+def _concurrency_limits(api_url: str) -> list[dict[str, Any]]:
+    """Every global concurrency limit of the server, page by page."""
+    import httpx
+
+    found: list[dict[str, Any]] = []
+    with httpx.Client(timeout=10.0) as client:
+        while True:
+            asked = {"limit": LIMITS_PAGE, "offset": len(found)}
+            answer = client.post(f"{api_url}/v2/concurrency_limits/filter", json=asked)
+            page = answer.raise_for_status().json()
+            found += page
+            if len(page) < LIMITS_PAGE:
+                return found
 
 
 def _family(metric: Metric) -> GaugeMetricFamily:

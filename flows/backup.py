@@ -29,6 +29,7 @@ from tasks import (
     SharedSlots,
     abandon_snapshot,
     apply_retention,
+    cause_first,
     clean_up_leftovers,
     commit_point,
     ending,
@@ -59,6 +60,7 @@ from tasks import (
     on_crashed=[release_what_is_left],
     on_cancellation=[release_what_is_left],
 )
+@cause_first
 def backup(
     cluster: AhvCluster,
     repository: BackupRepository,
@@ -123,6 +125,7 @@ def backup(
     task_runner=ThreadPoolTaskRunner(max_workers=4),  # type: ignore[arg-type]
     persist_result=False,
 )
+@cause_first
 def backup_vm(vm_id: str, vm_name: str, job_name: str, kind: str) -> str:  # noqa: ARG001 - in the run's name
     """Make one restore point of one VM; returns its id. Part of a session, never started alone.
 

@@ -26,6 +26,7 @@ from jobs import (
 )
 from repository import CollectReport, CollectSettings, VerifyBudget, VerifyLevel, VerifyReport
 from tasks import (
+    cause_first,
     collect_garbage,
     judge_backups,
     remove_what_was_left,
@@ -37,6 +38,7 @@ from tasks import (
 
 
 @flow(name="retention", flow_run_name="retention", persist_result=False)
+@cause_first
 def retention(repository: BackupRepository) -> list[RetentionResult]:
     """Forget restore points by the last known policy of each job, also of jobs that run no more.
 
@@ -52,6 +54,7 @@ def retention(repository: BackupRepository) -> list[RetentionResult]:
 
 
 @flow(name="collect", flow_run_name="collect", persist_result=False)
+@cause_first
 def collect(
     repository: BackupRepository,
     settings: CollectSettings = CollectSettings(),  # noqa: B008 - frozen, shown as the form's default
@@ -70,6 +73,7 @@ def collect(
 
 
 @flow(name="verify", flow_run_name="verify", persist_result=False)
+@cause_first
 def verify(
     repository: BackupRepository,
     level: Literal["stored", "content"] = "content",
@@ -103,6 +107,7 @@ def verify(
 
 
 @flow(name="clean-up", flow_run_name="clean-up", persist_result=False)
+@cause_first
 def clean_up(cluster: AhvCluster, repository: BackupRepository, dry_run: bool = False) -> list[str]:
     """Remove from the cluster what dead sessions left there; returns what was removed, in words.
 
@@ -120,6 +125,7 @@ def clean_up(cluster: AhvCluster, repository: BackupRepository, dry_run: bool = 
 
 
 @flow(name="check-rpo", flow_run_name="check-rpo", persist_result=False)
+@cause_first
 def check_rpo(
     repository: BackupRepository,
     cluster: AhvCluster | None = None,

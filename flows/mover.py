@@ -16,7 +16,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from blocks import AhvCluster, BackupRepository
 from flows.hooks import tell_the_movers_death
 from jobs import carrying_out, this_machine
-from tasks import PrefectLimits, RunLog, carried_by, move_all_disks
+from tasks import PrefectLimits, RunLog, carried_by, cause_first, move_all_disks
 
 
 @flow(
@@ -27,6 +27,7 @@ from tasks import PrefectLimits, RunLog, carried_by, move_all_disks
     on_crashed=[tell_the_movers_death],
     on_cancellation=[tell_the_movers_death],
 )
+@cause_first
 def move_vm(
     cluster: AhvCluster,
     repository: BackupRepository,

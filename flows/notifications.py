@@ -30,8 +30,7 @@ _SESSION_FLOWS = ["backup", "restore-vm"]
 _UPKEEP_FLOWS = ["retention", "collect", "verify", "clean-up"]
 """`check-rpo` is not among them: it is red as long as somebody is late, and has its own event."""
 
-_CAUSE = "{{ flow_run.state.message | replace('Flow run encountered an exception: ', '') }}"
-_RUN_BODY = f"{_CAUSE}\n\n{{{{ flow_run|ui_url }}}}"
+_RUN_BODY = "{{ flow_run.state.message }}\n\n{{ flow_run|ui_url }}"
 
 
 class NotifyOn(StrEnum):

@@ -22,6 +22,7 @@ from tasks import (
     PrefectLimits,
     RunLog,
     SharedSlots,
+    cause_first,
     choose_target,
     clean_up_leftovers,
     create_restored_vm,
@@ -44,6 +45,7 @@ from tasks import (
     on_crashed=[release_what_is_left],
     on_cancellation=[release_what_is_left],
 )
+@cause_first
 def restore_vm(
     cluster: AhvCluster,
     repository: BackupRepository,

@@ -85,7 +85,7 @@ from jobs.scope import ChosenVms, LeftOut, VmTarget, choose_vms
 from jobs.selection import DiskRule, Scope, Selection
 from jobs.session import BackupSession, Session, open_backup_session, open_session
 from jobs.session_text import outcome, session_text
-from jobs.slots import LocalSlots, SlotHold, Slots
+from jobs.slots import LocalSlots, SlotHold, Slots, limit_name, worker_of_limit
 from jobs.snapshots import DiskSnapshot, Snapshot, abandon_snapshot, take_snapshot
 from jobs.statistics import bottleneck
 from jobs.status import (
@@ -266,6 +266,7 @@ __all__ = [
     "human_span",
     "known_jobs",
     "last_told",
+    "limit_name",
     "make_group",
     "move_id_of",
     "narrow_to",
@@ -314,4 +315,5 @@ __all__ = [
     "verification_markdown",
     "vms_in_scope",
     "worker_failure",
+    "worker_of_limit",
 ]

@@ -7,9 +7,27 @@ server.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Protocol
+
+_LIMIT_PREFIX = "ahvault-worker-"
+_ID_LENGTH = 8
+
+
+def limit_name(name: str, vm_id: str) -> str:
+    """The name of a worker's limit on a Prefect server, the same for everybody who uses that VM."""
+    told = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+    return f"{_LIMIT_PREFIX}{told}-{vm_id[:_ID_LENGTH]}"
+
+
+def worker_of_limit(limit: str) -> tuple[str, str] | None:
+    """The worker that a limit is for: its name as told there, and how its id begins. `None` for no worker's."""
+    name, _, id_start = limit.removeprefix(_LIMIT_PREFIX).rpartition("-")
+    if not limit.startswith(_LIMIT_PREFIX) or not name or len(id_start) != _ID_LENGTH:
+        return None
+    return name, id_start
 
 
 class SlotHold(Protocol):

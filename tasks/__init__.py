@@ -24,7 +24,15 @@ from tasks.maintain import (
 from tasks.mover import carried_by, move_all_disks
 from tasks.movers import MOVERS_POOL, queue_check_of, why_unusable
 from tasks.moving import filled_disks, move_disks
-from tasks.report import RunLog, ending, name_part, progress_artifact, report_session, show_markdown
+from tasks.report import (
+    RunLog,
+    cause_first,
+    ending,
+    name_part,
+    progress_artifact,
+    report_session,
+    show_markdown,
+)
 from tasks.restore import choose_target, create_restored_vm, power_on_vm
 from tasks.slots import SharedSlots
 from tasks.snapshots import abandon_snapshot, find_reference, settle_snapshot, take_snapshot
@@ -41,6 +49,7 @@ __all__ = [
     "abandon_snapshot",
     "apply_retention",
     "carried_by",
+    "cause_first",
     "choose_target",
     "clean_up_leftovers",
     "collect_garbage",

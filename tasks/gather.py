@@ -34,6 +34,9 @@ def finish_all(
 ) -> None:
     """Wait for all, hand every result to `keep`, then raise the first failure if there is one.
 
+    The others go on when one fails: a disk that is done is not read again, on whatever worker, and
+    what was stored of it is not stored again in the next session.
+
     An interrupt reaches only the flow's thread: a submitted task outlives it. So the transfers are
     told to stop and waited for before whatever they use is released. The wait ends every second,
     because a signal is handled only when the main thread runs. `stop` is the session's unless given.

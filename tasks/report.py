@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
-from typing import cast
+from functools import wraps
+from inspect import signature
+from typing import ParamSpec, TypeVar, cast
 from uuid import UUID
 
 from prefect import get_run_logger
@@ -26,6 +28,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
 from jobs import (
+    JobError,
     NullObserver,
     RetentionResult,
     SessionFailed,
@@ -41,6 +44,9 @@ from tasks.policy import step
 log = logging.getLogger(__name__)
 
 PERIOD_S = 5.0
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class RunLog(NullObserver):
@@ -128,18 +134,36 @@ def _key(kind: str, name: str) -> str:
     return f"{kind}-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-') or 'x'}"
 
 
+def cause_first(run: Callable[P, R]) -> Callable[P, R]:
+    """Below `@flow`: a run that fails says why in the first words of its state.
+
+    Prefect would begin with words of its own, and lists, automations and people read the beginning.
+    The caller of the flow gets the same exception as without. What `jobs` raises is told in the log
+    without a stack: it names the object and the next step.
+    """
+
+    @wraps(run)
+    def told(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return run(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the caller gets it from the state
+            cause = str(error) or type(error).__name__
+            get_run_logger().error("%s", cause, exc_info=not isinstance(error, JobError))
+            return cast("R", Failed(message=cause, data=error))
+
+    # Prefect would look for the types of the parameters in this module, where they are not.
+    told.__signature__ = signature(run, eval_str=True)  # type: ignore[attr-defined]
+    return told
+
+
 def ending(result: SessionResult) -> SessionResult:
     """What a session's flow returns: the result, in a state that says in words how it went.
 
-    A session that failed makes its caller raise `SessionFailed`. It is not raised here: the state
-    would begin with the words of Prefect, and the cause is not to be looked for behind them.
-
-    Its name is `Stopped` or `Warning` where that is so: Prefect knows no such type of state, but
+    Raises `SessionFailed` for a session that failed. The state's name is `Stopped` or `Warning` where that is so: Prefect knows no such type of state, but
     shows the name, and notifications go by it.
     """
     if result.status == "failed" or (result.status == "stopped" and not result.point_count):
-        failure = SessionFailed(result)
-        return cast("SessionResult", Failed(message=str(failure), data=failure))
+        raise SessionFailed(result)
     if result.status == "stopped":
         why = next((vm.error for vm in result.vms if vm.error), "it was stopped")
         told = f"{result.point_count} of {len(result.vms)} VMs have a new restore point. {why}"

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
-import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.server.concurrency.lease_storage.filesystem import ConcurrencyLeaseStorage
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
-from jobs import LocalSlots, SlotHold
+from jobs import LocalSlots, SlotHold, limit_name
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +38,6 @@ PAGE = 200
 _LOCKED, _GONE = 423, 410
 _TROUBLE = (HTTPError, ObjectNotFound, RuntimeError)
 """What a call to the Prefect server raises when it is away, or the limit was deleted."""
-
-
-def limit_name(name: str, key: str) -> str:
-    """The name of a worker's limit, the same for everybody who uses that VM."""
-    return f"ahvault-worker-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{key[:8]}"
 
 
 class SharedSlots:

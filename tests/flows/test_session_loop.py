@@ -19,7 +19,7 @@ from flows.restore import restore_vm
 from jobs import BackupJob, NullObserver, SessionFailed, ask_to_stop, observed_by
 from jobs.leases import leased_sessions
 from jobs.marks import repository_prefix
-from repository import SystemClock
+from repository import RepositoryError, SystemClock
 from simulator import Simulator
 from tasks import started_by_schedule
 
@@ -90,6 +90,28 @@ def test_retries_end_and_are_not_for_sessions_started_by_hand(site: Any, refused
     assert str(error).startswith("1 of 1 VMs failed: web01")
     vms, _ = failed(site, scope={"vms": ["web01"]}, retry={**AT_ONCE, "started_by_hand": False})
     assert vms["web01"].tries == 1
+
+
+def test_a_failed_run_begins_with_its_cause(site: Any, refused: Any) -> None:
+    """The lists of the Prefect UI, its notifications and people read the beginning: of the VM's run as of the session's."""
+    refused(None)
+    vms, error = failed(site, name="causes", scope={"vms": ["web01"]})
+    with get_client(sync_client=True) as prefect:
+        told = {
+            run.name: run.state.message
+            for run in prefect.read_flow_runs(
+                flow_run_filter=FlowRunFilter(name=FlowRunFilterName(like_="causes"))
+            )
+            if run.state is not None and run.state.is_failed()
+        }
+    assert told == {"backup causes": str(error), "causes: web01 full": vms["web01"].error}
+    state = restore_vm(
+        site.cluster, site.repository, site.workers, "0" * 26, "nobody", return_state=True
+    )
+    assert state.is_failed()
+    with pytest.raises(RepositoryError) as caught:
+        state.result()
+    assert state.message == str(caught.value)
 
 
 def test_vms_that_all_fail_of_one_cause_open_the_circuit(site: Any, refused: Any) -> None:

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
+from cli.metrics import slot_metrics
 from flows.backup import backup
-from jobs import BackupJob, NullObserver, Scope, observed_by
+from jobs import BackupJob, NullObserver, Scope, limit_name, observed_by, worker_of_limit
 from simulator import Simulator
 from tasks import SharedSlots
 from tasks.slots import free_expired_leases
@@ -204,3 +205,34 @@ def test_processes_with_embedded_servers_share_slots_and_survive_a_kill(
         third = start_holder(key, 3, 1, **environment)
         freed, _ = answer(third)
     print("freed after the kill:", datetime.now(UTC))
+
+
+def test_metrics_count_the_slots_of_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the server counts them, past its page of limits; two workers of one name stay apart, and what is no worker's is left out."""
+    monkeypatch.setattr("cli.metrics.LIMITS_PAGE", 2)
+    keys = [str(uuid.uuid4()) for _ in range(5)]
+    slots = SharedSlots()
+    for limit, key in enumerate(keys, start=1):
+        slots.open(key, "worker 7", limit)
+    held = slots.take(keys[3])
+    assert held is not None
+    limits, used = slot_metrics(str(PREFECT_API_URL.value()))
+    for limit, key in enumerate(keys, start=1):
+        assert dict(limits.samples)["worker-7", key[:8]] == limit
+        assert dict(used.samples)["worker-7", key[:8]] == (key == keys[3])
+    held.give_back()
+    _, used = slot_metrics(str(PREFECT_API_URL.value()))
+    assert dict(used.samples)["worker-7", keys[3][:8]] == 0
+    assert slot_metrics(None) == []
+    assert slot_metrics("http://127.0.0.1:9/api") == []
+
+
+def test_a_limit_tells_which_worker_it_is_for() -> None:
+    """A name with hyphens comes back whole; other limits are nobody's."""
+    key = str(uuid.uuid4())
+    assert worker_of_limit(limit_name("esx-2.backup worker", key)) == (
+        "esx-2.backup-worker",
+        key[:8],
+    )
+    for other in ("ahvault-worker-", "ahvault-rule-x", "tag:ahvault-worker-a-12345678", "x"):
+        assert worker_of_limit(other) is None
