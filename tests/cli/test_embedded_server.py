@@ -64,8 +64,8 @@ def runs(pid: int) -> bool:
     ("number", "code"),
     [
         (signal.SIGTERM, ExitCode.TERMINATED),
-        (signal.SIGHUP, ExitCode.TERMINATED),
-        (signal.SIGINT, ExitCode.INTERRUPTED),
+        pytest.param(signal.SIGHUP, ExitCode.TERMINATED, marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, ExitCode.INTERRUPTED, marks=pytest.mark.long),
     ],
 )
 def test_a_signal_to_the_whole_group_leaves_the_server_for_the_clean_up(

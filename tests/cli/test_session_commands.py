@@ -225,36 +225,36 @@ def test_doctor_says_what_is_missing(
 
 
 def test_clean_removes_what_a_kill_left_and_sessions_remembers(
-    ahvault_process, ended, store: Path, cluster: Simulator, tmp_path: Path
+    ahvault, ahvault_process, ended, store: Path, cluster: Simulator, tmp_path: Path
 ) -> None:
     """`clean --dry-run` names what is ours and touches nothing, `clean` removes it, a second finds nothing; history needs no server."""
     child = start_transfer(ahvault_process, tmp_path)
     child.kill()
     child.communicate(timeout=60)
     left = left_on_cluster(cluster)
-    code, out, err = ended("clean", "--dry-run")
-    assert code == ExitCode.OK, err
-    assert "volume-group" in out
-    assert "ended without removing it" in out
+    told = ahvault("clean", "--dry-run")
+    assert told.code == ExitCode.OK, told.err
+    assert "volume-group" in told.out
+    assert "ended without removing it" in told.out
     assert left_on_cluster(cluster) == left
-    code, out, err = ended("clean", "--json")
-    assert code == ExitCode.OK, err
-    assert {each["kind"] for each in json.loads(out)["found"]} == {
+    told = ahvault("clean", "--json")
+    assert told.code == ExitCode.OK, told.err
+    assert {each["kind"] for each in told.document["found"]} == {
         "recovery-point",
         "volume-group",
         "worker-power",
     }
     assert left_on_cluster(cluster) == NOTHING
     assert snapshots(cluster) == []
-    assert "Nothing is left" in ended("clean")[1]
+    assert "Nothing is left" in ahvault("clean").out
 
-    assert "No session has run yet" in ended("sessions")[1]
+    assert "No session has run yet" in ahvault("sessions").out
     session_id = json.loads(ended("backup", "files01", "--json")[1])["session_id"]
-    assert session_id[:8] in ended("sessions")[1]
-    assert "files01" in ended("session", "show", session_id[:6])[1]
-    code, _, err = ended("session", "show", "nope")
-    assert code == ExitCode.NOT_FOUND
-    assert "No session has an id that starts with 'nope'" in err
+    assert session_id[:8] in ahvault("sessions").out
+    assert "files01" in ahvault("session", "show", session_id[:6]).out
+    told = ahvault("session", "show", "nope")
+    assert told.code == ExitCode.NOT_FOUND
+    assert "No session has an id that starts with 'nope'" in told.err
 
 
 def test_a_dead_prefect_server_is_one_sentence(

@@ -33,10 +33,10 @@ def remote(site: Any) -> Any:
     return with_queues(site, "mover")
 
 
-def with_queues(site: Any, prefix: str) -> Any:
+def with_queues(site: Any, prefix: str, boot_timeout_s: float = 20.0) -> Any:
     """The site with such queues, and the repository's block as saved."""
     specs = [
-        spec.model_copy(update={"queue": f"{prefix}-{spec.vm}", "boot_timeout_s": 20.0})
+        spec.model_copy(update={"queue": f"{prefix}-{spec.vm}", "boot_timeout_s": boot_timeout_s})
         for spec in site.workers.workers
     ]
     workers = BackupWorkers(workers=specs)
@@ -129,7 +129,7 @@ def assert_same_bytes(site: Any, simulator: Simulator, point: Any, vm_id: str) -
 
 def test_a_queue_that_nobody_polls_is_no_worker(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """No Prefect worker polls: the session is refused before a snapshot, naming the queue; an unsaved repository, too."""
-    remote = with_queues(site, "nobody")
+    remote = with_queues(site, "nobody", boot_timeout_s=3.0)
     with pytest.raises(NoWorker, match="no Prefect worker polls its queue nobody-ahvault-worker-1"):
         run(remote, "web01")
     with pytest.raises(NoWorker, match="are not saved"):

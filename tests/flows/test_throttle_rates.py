@@ -1,7 +1,7 @@
 """Limits hold: measured over real transfers, between processes, through a real Prefect server.
 
-What arrives is measured where it arrives, over 30 s. `make test-long ARGS="-k rates -s"` prints the
-table that docs/performance.md shows.
+What arrives is measured where it arrives, over 30 s. `make test-long ARGS="-k test_rates -n 0 -s"`
+prints the table that docs/performance.md shows.
 """
 
 from __future__ import annotations
@@ -283,7 +283,6 @@ def test_rates_of_each_rule(
     fields: dict[str, Any],
     bytes_s: float,
     count: int,
-    start: Callable[..., list[Sender]],
     request: pytest.FixtureRequest,
 ) -> None:
     """Within 5 % over 30 s with 1, 2 and 5 senders, each a process of its own.
@@ -292,6 +291,7 @@ def test_rates_of_each_rule(
     machine that is busy with other things, nobody may get less than half of his.
     """
     place: Place = request.getfixturevalue(where)
+    start: Callable[..., list[Sender]] = request.getfixturevalue("start")  # Ended before the place.
     rule_name = f"r-{uuid.uuid4().hex[:12]}"
     prepare(place, {"name": rule_name, **fields})
     senders = start(place, count)

@@ -3,10 +3,14 @@
 For every size: a full session, 1 % of every disk written, an incremental session. The incremental is
 measured, in a process of its own: calls to the cluster's API, calls to Prefect, seconds, memory. Then
 the same steps without Prefect, so that the difference is Prefect's. The simulator shares the machine.
+
+A cluster lets so many calls of one kind pass per second, and refuses the others; one of Prism Central
+7.6 announces 1. `--calls-per-second` has the simulator enforce such a limit, as a session meets it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
@@ -16,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -162,10 +167,10 @@ def by_steps(facts: dict[str, Any]) -> tuple[int, float]:
             return sum(threads.map(run, chosen.targets)), 0.0
 
 
-def measure(sizes: tuple[int, ...]) -> list[Measured]:
-    """In the parent: the installation for each size, and its sessions in children."""
+def measure(sizes: Sequence[int], calls_per_s: int) -> list[Measured]:
+    """In the parent: the installation for each size, and its sessions in children. 0 calls for no limit."""
     from repository import Repository
-    from simulator import Crowd, Simulator
+    from simulator import Crowd, Settings, Simulator
     from tests.scale.processes import PrefectServer, postgres, postgres_programs
 
     found = []
@@ -174,7 +179,11 @@ def measure(sizes: tuple[int, ...]) -> list[Measured]:
             folder = Path(name)
             crowd = Crowd(vm_count=vms, disks_per_vm=2, disk_bytes=DISK_BYTES)
             database = postgres(folder) if postgres_programs() else _no_database()
-            with database as url, Simulator(size=0.02, crowd=crowd) as simulator:
+            settings = Settings(api_limit_per_s=calls_per_s)
+            with (
+                database as url,
+                Simulator(size=0.02, crowd=crowd, settings=settings) as simulator,
+            ):
                 server = PrefectServer(folder, "127.0.0.1", url)
                 server.start()
                 try:
@@ -301,8 +310,14 @@ def main() -> None:
         measured = one_session(json.load(sys.stdin), sys.argv[2])
         sys.stdout.write(json.dumps(asdict(measured)) + "\n")
         return
-    sizes = tuple(int(each) for each in sys.argv[1:]) or SIZES
-    sys.stdout.write(table(measure(sizes)) + "\n\n" + measure_large_disk() + "\n")
+    parser = argparse.ArgumentParser(prog="make bench-session ARGS=...")
+    parser.add_argument("vms", type=int, nargs="*", default=SIZES, help="sizes of the session")
+    parser.add_argument(
+        "--calls-per-second", type=int, default=0, help="of one kind, as the cluster allows them"
+    )
+    asked = parser.parse_args()
+    sys.stdout.write(table(measure(asked.vms, asked.calls_per_second)) + "\n\n")
+    sys.stdout.write(measure_large_disk() + "\n")
 
 
 if __name__ == "__main__":
