@@ -8,7 +8,6 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import (
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     PREFECT_HOME,
@@ -17,7 +16,6 @@ from prefect.settings import (
     get_current_settings,
     temporary_settings,
 )
-from prefect.testing.utilities import prefect_test_harness
 
 from blocks import AhvCluster, BackupRepository, BackupWorkers
 from cli.local_prefect import spawn_embedded
@@ -29,6 +27,9 @@ from simulator import Simulator
 @pytest.fixture(scope="session", autouse=True)
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One embedded server, as commands start it, for all tests of flows; a heartbeat would add a second to every flow."""
+    from prefect.server.api.server import SubprocessASGIServer  # Seconds: only where it is used.
+    from prefect.testing.utilities import prefect_test_harness
+
     with (
         patch.object(
             SubprocessASGIServer,

@@ -1,6 +1,6 @@
 """Limits hold: measured over real transfers, between processes, through a real Prefect server.
 
-What arrives is measured where it arrives, over 30 s. `make test-long ARGS="-k test_rates -n 0 -s"`
+What arrives is measured where it arrives, over 30 s. `make test-long ARGS="-k test_rates -s"`
 prints the table that docs/performance.md shows.
 """
 
@@ -31,6 +31,7 @@ from tests.repository.stores.conftest import SftpServer
 
 pytestmark = [
     pytest.mark.long,
+    pytest.mark.alone,
     pytest.mark.prefect,
     pytest.mark.xdist_group("prefect"),
     pytest.mark.timeout(1200),
