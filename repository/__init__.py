@@ -6,7 +6,7 @@ repository can be restored from with neither.
 """
 
 from repository.collect import CollectProgress, CollectReport, CollectStage
-from repository.collect_plan import CollectSettings
+from repository.collect_settings import CollectSettings
 from repository.copy import CopyFailure, CopyReport, PointCopy, copy_points
 from repository.counters import TransferCounters, TransferFigures
 from repository.errors import (

@@ -64,7 +64,11 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from repository.collect_plan import CollectSettings, Draft, Planner, Tools, look_at_points
+from repository.collect_draft import Draft
+from repository.collect_plan import Planner
+from repository.collect_points import look_at_points
+from repository.collect_settings import CollectSettings
+from repository.collect_tools import CollectTools
 from repository.errors import CollectionRefused, ObjectNotFound, StoreDenied
 from repository.generations import Generation, Generations, Outcome, Plan, pack_ids
 from repository.layout import HOLDS, MAPS, PACKS, POINTS, SEGMENTS, TOMBS, pack_key
@@ -140,7 +144,7 @@ class Collector:
     """Carries collection on by one step, from wherever the last run left it."""
 
     def __init__(
-        self, tools: Tools, settings: CollectSettings, on_progress: OnProgress | None = None
+        self, tools: CollectTools, settings: CollectSettings, on_progress: OnProgress | None = None
     ) -> None:
         self._tools = tools
         self._settings = settings

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from repository.catalogue import Catalogue
 from repository.collect import Collector, CollectProgress, CollectReport
-from repository.collect_plan import CollectSettings
-from repository.collect_plan import Tools as CollectTools
+from repository.collect_settings import CollectSettings
+from repository.collect_tools import CollectTools
 from repository.coverage import covered_packs, measure_coverage
 from repository.description import Description, features_needed
 from repository.errors import (
