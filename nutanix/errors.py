@@ -4,6 +4,7 @@ NutanixError
 ├── ClusterUnreachable      no answer: check address and network, try again later (transient)
 ├── CertificateUntrusted    TLS refused: give a CA file, or correct the name
 ├── NotPrism                something answers there, but not the API we need
+├── RedirectedTooOften      its redirects come to no end: check address, port and what stands in front of it
 ├── LoginRefused            wrong user, password or API key
 ├── PermissionDenied        logged in, but the role lacks an operation
 ├── NotFound                the object is not there (any more)
@@ -105,6 +106,18 @@ class NotPrism(NutanixError):
         super().__init__(
             f"{url} is not a Prism Central with the v4 API: {reason}. "
             "Give the address of Prism Central (not of a cluster, a CVM or a web proxy), release 2024.3 or newer."
+        )
+
+
+class RedirectedTooOften(NutanixError):
+    """Redirects within one server that came to no end; `ended_at` is where the last one pointed."""
+
+    def __init__(self, began_at: str, *, ended_at: str, redirects: int) -> None:
+        self.began_at, self.ended_at, self.redirects = began_at, ended_at, redirects
+        super().__init__(
+            f"{began_at} redirects without end: {redirects} times, at last to {ended_at}. "
+            "Check the address and the port (9440 unless changed), and the proxy or load balancer in "
+            "front of Prism, if there is one."
         )
 
 

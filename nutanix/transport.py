@@ -28,6 +28,7 @@ from nutanix.errors import (
     ClusterUnreachable,
     NotPrism,
     NutanixError,
+    RedirectedTooOften,
 )
 from nutanix.rate_limit import RateLimiter, endpoint_family
 from nutanix.retries import RetryPolicy, retry_after_s
@@ -178,23 +179,25 @@ class Transport:
         """Send, and follow the one redirect that the API has: 302 within the same server (`§8`).
 
         The same call with its body goes to the new place, with the token that came along unless it has
-        one of its own. Credentials never follow a redirect to another server; that answer, like the
-        last of a circle, is left for the caller to refuse.
+        one of its own. Credentials never follow a redirect to another server; that answer is left for
+        the caller to refuse. Raises RedirectedTooOften for a chain without end.
         """
-        response = self._http.send(request)
-        for _ in range(REDIRECTS_MAX):
+        began_at = request.url
+        for _ in range(1 + REDIRECTS_MAX):
+            response = self._http.send(request)
             target = response.next_request
             if response.status_code != 302 or target is None:
-                break
+                return response
             if _origin(target.url) != _origin(request.url):
-                break
+                return response
             request = self._http.build_request(
                 request.method, target.url, headers=request.headers, content=request.content
             )
             if token := response.headers.get("X-Redirect-Token"):
                 request.headers.setdefault("Cookie", token)
-            response = self._http.send(request)
-        return response
+        raise RedirectedTooOften(
+            _place(began_at), ended_at=_place(request.url), redirects=1 + REDIRECTS_MAX
+        )
 
     def _lost(self, error: httpx.TransportError, base_url: str) -> Refusal:
         """A call without an answer is sent again; a first call that reaches nobody is not.
@@ -262,6 +265,11 @@ def _tls(connection: ClusterConnection) -> ssl.SSLContext | bool:
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port
+
+
+def _place(url: httpx.URL) -> str:
+    """The address alone: a query, above all one that a redirect wrote, may carry a session."""
+    return f"{url.scheme}://{url.netloc.decode()}{url.path}"
 
 
 def _unreadable(error: AnswerUnusable, response: httpx.Response, base_url: str) -> Refusal:

@@ -18,6 +18,7 @@ from nutanix.errors import (
     NotFound,
     NotPrism,
     PermissionDenied,
+    RedirectedTooOften,
     RequestInvalid,
 )
 from nutanix.transport import Call, Transport
@@ -50,6 +51,7 @@ NOT_ANNOUNCED = (
     FeatureMissing,
     AnswerUnusable,
     NotPrism,
+    RedirectedTooOften,
 )
 """What servers below 4.2 answer to the question for their version; none of it means harm."""
 

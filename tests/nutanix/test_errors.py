@@ -17,6 +17,7 @@ EXAMPLES = [
     e.ClusterUnreachable("https://pc:9440", "timed out"),
     e.CertificateUntrusted("https://pc:9440", "self-signed"),
     e.NotPrism("https://pc:9440", "it answers HTML"),
+    e.RedirectedTooOften("https://pc:9440/api/x", ended_at="https://pc:9440/y", redirects=6),
     e.LoginRefused("https://pc:9440", "user backup"),
     e.PermissionDenied("power on VM v", SAID),
     e.NotFound("VM", "v", SAID),

@@ -19,6 +19,7 @@ from nutanix import (
     NutanixError,
     OperationFailed,
     OperationTimedOut,
+    RedirectedTooOften,
     RegionsUnusable,
     RetryPolicy,
     open_attached_disks,
@@ -162,6 +163,7 @@ REFUSED = {
     ),
     "no device": (DeviceNotFound, {"kind": "no_device"}),
     "tags that never fit": (ConcurrentChange, {"kind": "stale_tag"}),
+    "redirects without end": (RedirectedTooOften, {"kind": "redirect"}),
 }
 
 
