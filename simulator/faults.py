@@ -2,6 +2,7 @@
 
 A plan is a list of faults; each says where it strikes (`match`), on which of the matching occasions
 (`nth`, `every`, `probability`, at most `times`), and what happens instead of the honest thing (`kind`).
+For faults that falsify an answer, an occasion is an answer that arrives and that they would change.
 The HTTP skin, the tasks and the device folders ask the player; this file does nothing by itself.
 """
 
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -128,9 +129,10 @@ class NoDevice(Fault):
     kind: Literal["no_device"]
 
 
-RequestFault = Status | Dropped | Half | Slow | StaleTag | Redirect | WrongScope | BadRegions
+RequestFault = Status | Dropped | Half | Slow | StaleTag | Redirect
+AnswerFault = WrongScope | BadRegions
 AnyFault = Annotated[
-    RequestFault | TaskTrouble | NoDevice | WireTrouble, Field(discriminator="kind")
+    RequestFault | AnswerFault | TaskTrouble | NoDevice | WireTrouble, Field(discriminator="kind")
 ]
 
 
@@ -166,6 +168,9 @@ def _first_reason(error: OSError | ValidationError) -> str:
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
+Answer = TypeVar("Answer")
+
+
 class FaultPlayer:
     """Counts occasions and says which faults strike. Thread-safe.
 
@@ -191,14 +196,29 @@ class FaultPlayer:
 
     def for_request(self, side: str, method: str, path: str) -> list[RequestFault]:
         """Faults that strike this request, in the order of the plan."""
+        kinds = (Status, Dropped, Half, Slow, StaleTag, Redirect)
+        found = self._strike(kinds, lambda f: _fits(f.match, side, method, path))
+        return [f for f in found if isinstance(f, kinds)]
 
-        def matches(fault: Fault) -> bool:
-            match = fault.match
-            side_fits = match.side in (None, side)
-            return side_fits and fnmatchcase(method, match.method) and fnmatchcase(path, match.path)
+    def for_answer(
+        self,
+        side: str,
+        method: str,
+        path: str,
+        answer: Answer,
+        falsified: Callable[[AnswerFault, Answer], Answer],
+    ) -> Answer:
+        """An honest answer as the faults of the plan leave it, each after those before it.
 
-        kinds = (Status, Dropped, Half, Slow, StaleTag, Redirect, WrongScope, BadRegions)
-        return [f for f in self._strike(kinds, matches) if isinstance(f, kinds)]
+        `falsified` returns what a fault makes of an answer, without changing that one.
+        """
+        with self._lock:
+            for index, fault in enumerate(self._plan.faults):
+                if isinstance(fault, AnswerFault) and _fits(fault.match, side, method, path):
+                    changed = falsified(fault, answer)
+                    if changed != answer and self._is_due(index, fault):
+                        answer = changed
+        return answer
 
     def for_task(self, operation: str) -> TaskTrouble | None:
         """The trouble that a new task is in, or None."""
@@ -231,3 +251,8 @@ class FaultPlayer:
             return False
         self._struck[index] += 1
         return True
+
+
+def _fits(match: Match, side: str, method: str, path: str) -> bool:
+    side_fits = match.side in (None, side)
+    return side_fits and fnmatchcase(method, match.method) and fnmatchcase(path, match.path)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from simulator import tokens
@@ -16,7 +18,7 @@ from simulator.cluster import Cluster
 from simulator.documents import Document
 from simulator.errors import RefusedError
 from simulator.faults import (
-    BadRegions,
+    AnswerFault,
     Dropped,
     FaultPlayer,
     Half,
@@ -53,7 +55,11 @@ class TroubledDoors:
                 request = replace(request, headers={**request.headers, "if-match": _STALE})
         response = self._doors.respond(request)
         for fault in faults:
-            response = self._changed(fault, response)
+            response = _cut(fault, response)
+        if response.status == 200 and response.connection == "whole":
+            response = self._player.for_answer(
+                self._side, request.method, path, response, partial(self._falsified, path)
+            )
         return response
 
     def _instead(self, fault: RequestFault, request: Request) -> Response | None:
@@ -88,26 +94,31 @@ class TroubledDoors:
             fault.status, body, {**wait, **({"content-type": media_type} if body else {})}
         )
 
-    def _changed(self, fault: RequestFault, response: Response) -> Response:
-        """The honest answer as the fault lets it arrive."""
-        if isinstance(fault, Dropped):
-            return replace(response, connection="dropped")
-        if isinstance(fault, Half):
-            return replace(response, connection="half")
-        if response.status != 200 or not isinstance(fault, WrongScope | BadRegions):
+    def _falsified(self, path: str, fault: AnswerFault, response: Response) -> Response:
+        """What the fault makes of an answer; the same answer if it is of no kind that it falsifies."""
+        action = "discover-cluster" if isinstance(fault, WrongScope) else "compute-changed-regions"
+        if not path.endswith(f"/$actions/{action}"):
             return response
-        body = json.loads(response.body)
-        if isinstance(fault, WrongScope) and "jwtToken" in body.get("data", {}):
+        honest = json.loads(response.body)
+        body = copy.deepcopy(honest)
+        if isinstance(fault, WrongScope):
             self._change_scope(body["data"], fault.minor)
-        elif isinstance(fault, BadRegions):
+        else:
             _spoil(body, fault.how)
-        return replace(response, body=json.dumps(body).encode())
+        return response if body == honest else replace(response, body=json.dumps(body).encode())
 
     def _change_scope(self, data: Document, minor: int) -> None:
         secret = self._cluster.secret
         claims = tokens.verify(data["jwtToken"], secret, self._cluster.clock.now_s())
         scope = f"/api/dataprotection/v4.{minor}/content"
         data["jwtToken"] = tokens.sign({**claims, "scope": scope}, secret)
+
+
+def _cut(fault: RequestFault, response: Response) -> Response:
+    """As much of the answer as the fault lets arrive."""
+    if isinstance(fault, Dropped):
+        return replace(response, connection="dropped")
+    return replace(response, connection="half") if isinstance(fault, Half) else response
 
 
 def _spoil(body: Document, how: str) -> None:

@@ -192,6 +192,37 @@ def test_bad_pages_of_regions_are_bad_in_the_way_they_say(api: Any, how: str) ->
     assert [name for name, is_so in seen.items() if is_so] == [how]
 
 
+def test_a_page_is_spoilt_only_where_it_can_be(api: Any) -> None:
+    """Other calls, refused ones, lost answers and pages with nothing to spoil are no occasions."""
+    first, second = api.snapshot("web01"), api.snapshot("web01")
+    api.simulator.story.write_raw("web01", 16 * MiB, b"x")
+    third = api.snapshot("web01")
+    spoilt = {"kind": "bad_regions", "how": "overlapping", "times": 1}
+    _plan(api, {"kind": "dropped", "is_done": True, "nth": [4]}, spoilt)
+    api.get(VMS)
+    assert api.compute(third, second, token="none").status_code == 401
+    token = api.discover(third, second)
+    with pytest.raises(httpx.TransportError):
+        api.compute(third, second, token=token)
+    assert "data" not in api.compute(second, first).json()
+    assert api.simulator.story.struck_faults() == [1, 0]
+    assert [len(api.regions(third, second)) for _ in range(2)] == [2, 1]
+    assert api.simulator.story.struck_faults() == [1, 1]
+
+
+def test_a_scope_is_wrong_only_where_there_is_a_token_of_another(api: Any) -> None:
+    """Calls that hand out no token, and a token that says the same already, are no occasions."""
+    point = api.snapshot("web01")
+    same = {"kind": "wrong_scope", "minor": 4, "times": 1}
+    _plan(api, same, {**same, "minor": 1})
+    api.get(VMS)
+    token = api.discover(point, None)
+    assert api.compute(point, None, token=token).status_code == 401
+    assert api.compute(point, None, token=token, version="v4.1").status_code == 200
+    assert api.compute(point, None).status_code == 200
+    assert api.simulator.story.struck_faults() == [0, 1]
+
+
 @pytest.mark.parametrize("tells", ["task", "subtask", "legacy", "nothing"])
 def test_a_failed_task_tells_its_cause_where_the_plan_says(api: Any, tells: str) -> None:
     """In its messages, in a sub-task, in the legacy text alone, or nowhere; nothing was done."""
