@@ -291,7 +291,9 @@ class TaskRunner:
             "rootTask": reference,
             **_failure_texts("task", refusal),
         }
-        self._documents.put("task", ext_id, _ended(document, "FAILED", self._clock))
+        # It is remembered as long as its parent: a task without a time is taken for an old one.
+        private = {"ends_s": parent.private["ends_s"]}
+        self._documents.put("task", ext_id, _ended(document, "FAILED", self._clock), private)
         return {**reference, "extId": ext_id, "rel": "subtask"}
 
 

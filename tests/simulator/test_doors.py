@@ -341,3 +341,21 @@ def test_request_ids_and_ended_tasks_are_forgotten_in_time(open_api: Callable[..
             return
         time.sleep(0.01)
     raise AssertionError("still remembered")
+
+
+def test_a_cause_in_a_sub_task_is_remembered_as_long_as_its_task(
+    open_api: Callable[..., Any],
+) -> None:
+    """Whoever reads the failed task can read on, whenever old tasks are cleared away."""
+    api = open_api(memory_s=100.0)
+    fault = {"kind": "task", "outcome": "fails", "tells": "subtask"}
+    api.simulator.story.set_faults({"faults": [fault]})
+    body = {"name": "g", "clusterReference": api.cluster_id()}
+    task = api.task(api.send("POST", "/volumes/v4.3/config/volume-groups", json=body))
+    below = task["subTasks"][0]["extId"]
+    api.simulator.cluster._forget_old_requests()
+    documents = api.simulator.cluster.documents
+    assert documents.find("task", below) is not None
+    api.simulator.story.advance_clock(101)
+    api.simulator.cluster._forget_old_requests()
+    assert [documents.find("task", each) for each in (task["extId"], below)] == [None, None]
