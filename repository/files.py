@@ -10,16 +10,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-
 from repository.buffers import page_buffer
 from repository.errors import InvalidInput
 from repository.extents import Extent, ExtentKind
+from repository.past_cache import PastCache
 from repository.ports import Buffer
 from repository.units import MiB
 
 _ZEROS = page_buffer(MiB).toreadonly()
-_DIRECT_UNIT_BYTES = 4096  # of offset, length and address, for devices that are common
 
 
 class _OpenFile:
@@ -46,15 +44,6 @@ class _OpenFile:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _open_direct(path: Path) -> int:
-    """The file once more, to write past the system's cache; -1 where there is no such way."""
-    flag = getattr(os, "O_DIRECT", 0)
-    try:
-        return os.open(path, os.O_WRONLY | os.O_CLOEXEC | flag) if flag else -1
-    except OSError:
-        return -1
 
 
 class FileSource(_OpenFile):
@@ -118,7 +107,7 @@ class FileTarget(_OpenFile):
         super().__init__(Path(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
         self._size_bytes = size_bytes
         self._buffered = threading.Lock()
-        self._direct = _open_direct(self.path)
+        self._past_cache = PastCache(self.path)
         os.ftruncate(self._descriptor, size_bytes)
 
     @property
@@ -127,7 +116,7 @@ class FileTarget(_OpenFile):
 
     def write_at(self, offset_bytes: int, data: Buffer) -> None:
         view = memoryview(data).cast("B")
-        done = self._write_past_the_cache(offset_bytes, view)
+        done = self._past_cache.write(offset_bytes, view)
         if done == len(view):
             return
         # The system lets one thread at a time write to a file, and the others wait for it at work.
@@ -138,25 +127,9 @@ class FileTarget(_OpenFile):
         # and a restored disk does not push everything else out of the page cache.
         os.posix_fadvise(self._descriptor, offset_bytes, len(view), os.POSIX_FADV_DONTNEED)
 
-    def _write_past_the_cache(self, offset_bytes: int, view: memoryview) -> int:
-        """Bytes that went from memory to the disk without a copy; 0 where that cannot be."""
-        length_bytes = len(view) // _DIRECT_UNIT_BYTES * _DIRECT_UNIT_BYTES
-        if self._direct < 0 or not length_bytes or offset_bytes % _DIRECT_UNIT_BYTES:
-            return 0
-        if np.frombuffer(view, np.uint8).ctypes.data % _DIRECT_UNIT_BYTES:
-            return 0
-        try:
-            return os.pwrite(self._direct, view[:length_bytes], offset_bytes)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            return 0  # the device wants larger units
-
     def close(self) -> None:
         with self._closing:
-            if self._direct >= 0:
-                os.close(self._direct)
-                self._direct = -1
+            self._past_cache.close()
         super().close()
 
     def write_zeros(self, offset_bytes: int, length_bytes: int) -> None:

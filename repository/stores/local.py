@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from repository.buffers import SLAB_BYTES
 from repository.errors import (
     DamagedObject,
     ObjectExists,
@@ -19,6 +20,7 @@ from repository.errors import (
     StoreUnavailable,
 )
 from repository.pacing import paced
+from repository.past_cache import PastCache
 from repository.ports import Buffer, Pace
 from repository.store import ObjectInfo, StoreCapabilities, StoreSpace
 
@@ -180,16 +182,37 @@ class LocalStore:
 def _write_durably(path: Path, pieces: tuple[Buffer, ...], pace: Pace | None) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        for part in paced(pieces, pace) if pace is not None else [pieces]:
-            for first in range(0, len(part), _PIECES_PER_WRITE):
-                _write_all(descriptor, part[first : first + _PIECES_PER_WRITE])
+        # Packs go past the cache: to copy them into it costs more than all else but zstd.
+        is_bulk = any(len(piece) >= SLAB_BYTES for piece in pieces)
+        past_cache = PastCache(path) if is_bulk else None
+        try:
+            for part in paced(pieces, pace) if pace is not None else [pieces]:
+                _write(descriptor, past_cache, part)
+        finally:
+            if past_cache is not None:
+                past_cache.close()
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _write_all(descriptor: int, pieces: Sequence[Buffer]) -> None:
+def _write(descriptor: int, past_cache: PastCache | None, pieces: Sequence[Buffer]) -> None:
+    """Append the pieces, past the cache as far as that can be."""
     views = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
+    while past_cache is not None and views:
+        offset_bytes = os.lseek(descriptor, 0, os.SEEK_CUR)
+        written = past_cache.write(offset_bytes, views[0])
+        if not written:
+            break
+        os.lseek(descriptor, written, os.SEEK_CUR)
+        views[0] = views[0][written:]
+        if not views[0]:
+            views.pop(0)
+    for first in range(0, len(views), _PIECES_PER_WRITE):
+        _write_all(descriptor, views[first : first + _PIECES_PER_WRITE])
+
+
+def _write_all(descriptor: int, views: list[memoryview]) -> None:
     while views:
         written = os.writev(descriptor, views)
         while views and written >= len(views[0]):

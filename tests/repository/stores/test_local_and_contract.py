@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import threading
 from pathlib import Path
 
 import pytest
 
+from repository.buffers import SLAB_BYTES, Slabs
 from repository.errors import (
     DamagedObject,
     InvalidInput,
@@ -35,6 +37,18 @@ class TestContract:
         assert store.get("data/ab/one") == b"hello"
         assert store.get("data/ab/none") == b""
         assert store.get("data/ab/many") == b"".join(b"%d," % number for number in range(3000))
+
+    @pytest.mark.parametrize("is_paced", [False, True])
+    def test_bulk_is_got_as_it_was_put(self, store: Store, *, is_paced: bool) -> None:
+        """Slabs of whole pages with odd pieces around them: what goes past the cache, and what cannot."""
+        slabs = Slabs()
+        slabs.append(random.Random(8).randbytes(2 * SLAB_BYTES + 3 * 4096 + 5))
+        for key, pieces in {
+            "data/ab/pack": [*slabs.views(), b"end"],
+            "data/ab/odd": [b"begin", *slabs.views()],
+        }.items():
+            store.put_new(key, *pieces, pace=(lambda _: None) if is_paced else None)
+            assert store.get(key) == b"".join(pieces)
 
     def test_every_byte_is_asked_for_before_it_is_sent(self, store: Store) -> None:
         """The pace hears of the whole object, piece borders or not, and the object is what it was."""
@@ -170,6 +184,43 @@ def test_a_file_system_without_links_still_serves(
     assert store.get("a/b") == b"1"
     assert not store.capabilities.create_exclusive
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="this system has no O_DIRECT")
+def test_bulk_that_the_disk_takes_in_its_own_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a way past the cache, with larger units, or in small bites: the object is whole, and the disk's trouble is told."""
+    slabs, pwrite = Slabs(), os.pwrite
+    slabs.append(random.Random(9).randbytes(2 * SLAB_BYTES + 9))
+    whole = b"".join(slabs.views())
+    store = open_store(str(tmp_path))
+
+    def put(key: str) -> bytes:
+        store.put_new(key, *slabs.views())
+        return store.get(key)
+
+    def bite(descriptor: int, view: memoryview, offset_bytes: int) -> int:
+        return pwrite(descriptor, view[: 64 * 4096], offset_bytes)
+
+    def refuse(_descriptor: int, _view: memoryview, offset_bytes: int) -> int:
+        raise OSError(errno.ENOSPC if offset_bytes else errno.EINVAL, "no")
+
+    monkeypatch.setattr(os, "pwrite", bite)
+    assert put("data/bites") == whole
+    monkeypatch.setattr(os, "pwrite", refuse)
+    assert put("data/refused") == whole
+    monkeypatch.setattr(os, "pwrite", lambda *told: refuse(*told[:2], 1))
+    with pytest.raises(StoreFull):
+        put("data/full")
+    monkeypatch.undo()
+    monkeypatch.delattr(os, "O_DIRECT")
+    assert put("data/cached") == whole
+    assert [each.key for each in store.list("data/")] == [
+        "data/bites",
+        "data/cached",
+        "data/refused",
+    ]
 
 
 def test_file_urls_are_folders(tmp_path: Path) -> None:
