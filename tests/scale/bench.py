@@ -178,7 +178,7 @@ def measure(sizes: Sequence[int], calls_per_s: int) -> list[Measured]:
         with tempfile.TemporaryDirectory(prefix="ahvault-bench-") as name:
             folder = Path(name)
             crowd = Crowd(vm_count=vms, disks_per_vm=2, disk_bytes=DISK_BYTES)
-            database = postgres(folder) if postgres_programs() else _no_database()
+            database = postgres() if postgres_programs() else _no_database()
             settings = Settings(api_limit_per_s=calls_per_s)
             with (
                 database as url,

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -216,23 +217,26 @@ def postgres_programs() -> Path | None:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """A PostgreSQL server on loopback with an empty database; yields Prefect's URL for it.
 
-    It refuses to run as root, so it runs as an unprivileged user there.
+    It refuses to run as root, so it runs as an unprivileged user there, in a folder of that user's:
+    into the folders of a test run no other user may look.
     """
-    programs = postgres_programs()
+    with tempfile.TemporaryDirectory(prefix="ahvault-postgres-") as folder:
+        lower: list[str] = []
+        if os.geteuid() == 0:
+            user = "postgres" if _has_user("postgres") else "nobody"
+            shutil.chown(folder, user)
+            lower = ["runuser", "-u", user, "--"]
+        with _postgres_in(Path(folder) / "data", lower) as url:
+            yield url
+
+
+@contextmanager
+def _postgres_in(data: Path, lower: list[str]) -> Iterator[str]:
+    programs, port = postgres_programs(), free_port("127.0.0.1")
     assert programs is not None, "PostgreSQL is not installed"
-    data, port = folder / "postgres", free_port("127.0.0.1")
-    data.mkdir()
-    lower: list[str] = []
-    if os.geteuid() == 0:
-        user = "postgres" if _has_user("postgres") else "nobody"
-        shutil.chown(data, user)
-        for parent in (folder, *folder.parents):
-            if parent.stat().st_mode & 0o001 == 0:
-                parent.chmod(parent.stat().st_mode | 0o011)
-        lower = ["runuser", "-u", user, "--"]
     run = lambda *words: subprocess.run(  # noqa: E731 - a name for a call
         [*lower, *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/"
     )
@@ -246,7 +250,7 @@ def postgres(folder: Path) -> Iterator[str]:
         options,
         "-w",
         "-l",
-        str(data / "log"),
+        str(data.with_name("log")),
         "start",
     )
     try:

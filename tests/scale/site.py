@@ -227,7 +227,7 @@ def scale_site(
         simulator = stack.enter_context(Simulator(size=size, crowd=crowd))
         net = stack.enter_context(network())
         has_postgres = wants_postgres and postgres_programs() is not None
-        url = stack.enter_context(postgres(folder)) if has_postgres else None
+        url = stack.enter_context(postgres()) if has_postgres else None
         server = PrefectServer(folder, net.host, url)
         stack.callback(server.child.end)
         server.start()
