@@ -38,6 +38,8 @@ Write L(w) for a writer's lease, P(w) for its commit record, and B(n) for the pl
    quarantine, and spares the good copy. While objects are being deleted, repair is refused.
 10. *A point that was given up* is an operator's word, recorded as a mark, that its record or maps need
    not be read. It counts as forgotten long ago; nothing else that a point needs is touched by it.
+11. *Segments that were merged* say what the small ones said that they replace. These go by plan, rest
+   and sweep like anything else, and those of running sessions are left alone.
 
 Operation against operation (rows happen while columns are under way; tests/repository/
 test_collect_cells.py has a test for each cell, called after it, and one for all of a row or column

@@ -1,6 +1,7 @@
-"""Rewriting what is mostly dead: which packs and segments are worth it, and what takes their place.
+"""Rewriting what is mostly dead, and many small segments into few: which, and what takes their place.
 
-What is still needed is stored elsewhere before the plan that condemns the old place is published.
+A session writes a small segment every few packs, so that little is lost with it; whoever opens the
+repository to write reads all segments, one request each. What is still needed is stored elsewhere before the plan that condemns the old place is published.
 Packs that a running session has written, or that are under quarantine or deleted, are left alone.
 """
 
@@ -15,12 +16,17 @@ from repository.errors import CollectionRefused, RepositoryError
 from repository.layout import SEGMENTS, pack_key
 from repository.locating import read_segments
 from repository.places import Places
-from repository.rewriting import Rewriter, rows_of_pack
+from repository.rewriting import SEGMENT_ROWS_MAX, Rewriter, rows_of_pack
 from repository.segments import Segment
 from repository.store import ObjectInfo
-from repository.usage import Refs, Usage
+from repository.usage import Refs, SegmentUse, Usage
 
 _SEGMENT_DEAD_SHARE_MAX = 0.25
+SMALL_ROWS = SEGMENT_ROWS_MAX // 4
+"""A segment of fewer rows is small; merged ones soon are not, so that no row is copied often."""
+SMALL_SEGMENTS_MIN = 64
+"""Fewer small segments stay as they are: they cost nobody anything."""
+_MERGED_ROWS_MAX = 25 * SEGMENT_ROWS_MAX  # in one run
 
 
 class Rewriting:
@@ -112,18 +118,19 @@ class Rewriting:
     def _rewrite_segments(
         self, draft: Draft, usage: Usage, rewriter: Rewriter, *, dry_run: bool
     ) -> None:
-        """Condemn segments of which too much is dead, after indexing the rest of them anew."""
+        """Condemn segments that are mostly dead or small and many, after indexing the rest anew."""
         dead = {
             pack_id
             for pack_id in usage.packs
             if pack_key(pack_id) in draft.condemned or pack_key(pack_id) in self._gone
         }
+        idle = [use for use in usage.segments if use.session not in self._running]
         stale = {
             use.key
-            for use in usage.segments
-            if use.session not in self._running
-            and len(use.packs & dead) > len(use.packs) * _SEGMENT_DEAD_SHARE_MAX
+            for use in idle
+            if len(use.packs & dead) > len(use.packs) * _SEGMENT_DEAD_SHARE_MAX
         }
+        stale |= _worth_merging(idle)
         if not stale:
             return
         if not dry_run:
@@ -135,3 +142,17 @@ class Rewriting:
             rewriter.copy_segments(kept, dead)
         listed = self._tools.store.list(SEGMENTS)
         draft.condemn([info for info in listed if info.key in stale])
+
+
+def _worth_merging(segments: Sequence[SegmentUse]) -> set[str]:
+    """Names of small segments, if they are many; no more of them than one run should copy."""
+    small = [use for use in segments if use.row_count < SMALL_ROWS]
+    if len(small) < SMALL_SEGMENTS_MIN:
+        return set()
+    chosen, left_rows = set(), _MERGED_ROWS_MAX
+    for use in small:
+        left_rows -= use.row_count
+        if left_rows < 0:
+            break
+        chosen.add(use.key)
+    return chosen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from repository.codec import ChunkCodec
 from repository.errors import DamagedObject, ObjectNotFound
 from repository.layout import pack_key
 from repository.packs import ChunkOpener, PackBuilder, StoredPack
-from repository.places import Places, id_prefixes, in_packs
+from repository.places import Places, id_prefixes, in_packs, pack_runs
 from repository.ports import Buffer
 from repository.records import RecordCodec
 from repository.references import marks_of
@@ -95,16 +95,19 @@ class Rewriter:
     def copy_segments(
         self, segments: Iterable[tuple[Places, dict[bytes, int]]], dropped: Set[bytes]
     ) -> None:
-        """Index the packs of these segments anew, without those dropped."""
-        kept = []
-        for places, sizes in segments:
-            rows = places[~in_packs(places, dropped)]
-            for pack_id in dict.fromkeys(each.tobytes() for each in rows["pack"]):
-                own = rows[in_packs(rows, {pack_id})]
-                kept.append(StoredPack(pack_id, sizes[pack_id], own))
-        self._store_segments(kept)
+        """Index the packs of these segments anew, without those dropped; one segment's rows in memory."""
 
-    def _store_segments(self, packs: Sequence[StoredPack]) -> None:
+        def kept() -> Iterator[StoredPack]:
+            for places, sizes in segments:
+                rows = places[~in_packs(places, dropped)]
+                pack_ids, counts = pack_runs(rows)
+                ends = np.cumsum(counts)
+                for pack_id, start, end in zip(pack_ids, ends - counts, ends, strict=True):
+                    yield StoredPack(pack_id, sizes[pack_id], rows[start:end])
+
+        self._store_segments(kept())
+
+    def _store_segments(self, packs: Iterable[StoredPack]) -> None:
         group: list[StoredPack] = []
         rows = 0
         for pack in packs:

@@ -160,6 +160,7 @@ class SegmentUse:
     key: str
     session: str
     packs: frozenset[bytes]
+    row_count: int
 
 
 @dataclass(slots=True)
@@ -247,7 +248,8 @@ class _Measurement:
             use = self._usage.packs.setdefault(pack_id, PackUse())
             use.sessions.add(segment.session)
             use.chunk_bytes += int(lengths[start:end].sum())
-        self._usage.segments.append(SegmentUse(key, segment.session, frozenset(ids)))
+        rows = len(segment.places)
+        self._usage.segments.append(SegmentUse(key, segment.session, frozenset(ids), rows))
 
     def _by_place(self, places: Places) -> None:
         """Meet references by the very places that they name."""

@@ -136,6 +136,12 @@ class Bench:
         return bytes(target.data)
 
 
+@pytest.fixture
+def merges_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Collection merges any two small segments."""
+    monkeypatch.setattr("repository.collect_rewrite.SMALL_SEGMENTS_MIN", 2)
+
+
 _MOMENTS = itertools.count()
 
 

@@ -22,6 +22,7 @@ from repository import (
     StoreDenied,
     SystemClock,
     TransferCounters,
+    VerifyLevel,
 )
 
 CHUNK = 64 * 1024
@@ -141,6 +142,52 @@ def test_what_a_killed_session_left_goes(bench: Any, make_disk: MakeDisk) -> Non
     assert files(bench, "maps/never-committed") == set()
     assert sum((Path(bench.url) / name).stat().st_size for name in files(bench, "data")) < 6 * CHUNK
     assert bench.read(kept) == noise(4)
+
+
+@pytest.mark.usefixtures("merges_often")
+def test_many_small_segments_become_few(any_bench: Any, make_disk: MakeDisk) -> None:
+    """Whoever opens the repository reads one object in their place; those of a running session stay until it has ended."""
+    repository = any_bench.repository
+    disks = [noise(12, seed=seed) for seed in range(5)]
+    points = [any_bench.commit(any_bench.write(make_disk(each))) for each in disks]
+
+    def segments() -> set[str]:
+        return {info.key for info in repository._store.list("index/")}
+
+    before = segments()
+    assert len(before) == 5
+    with repository.write_session("running") as running:
+        any_bench.write(make_disk(noise(30, seed=9)), disk_id="disk-9", session=running)
+        own = segments() - before
+        assert own
+        patient = CollectSettings(undelete_hours=0, grace_hours=48)
+        assert repository.collect(patient).object_counts == {"index": 5}
+        assert repository.cancel_collection("it is only looked at").stage is CollectStage.CANCELLED
+    report = repository.collect(AT_ONCE)
+    assert report.stage is CollectStage.SWEPT
+    assert len(segments()) == 1
+    assert not segments() & (before | own)
+    assert [any_bench.read(point) for point in points] == disks
+    assert any_bench.reopened().verify(VerifyLevel.CONTENT).is_clean
+    assert repository.collect(AT_ONCE).stage is CollectStage.NOTHING
+    again = TransferCounters()
+    any_bench.write(make_disk(b"".join(disks)), counters=again)
+    assert again.new_chunks == 0
+
+
+def test_few_or_large_segments_stay(
+    bench: Any, make_disk: MakeDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fewer small ones than it takes cost nobody anything, and a large one is never copied."""
+    for seed in range(4):
+        bench.commit(bench.write(make_disk(noise(4, seed=seed))))
+    assert bench.repository.collect(AT_ONCE).stage is CollectStage.NOTHING
+    monkeypatch.setattr("repository.collect_rewrite.SMALL_SEGMENTS_MIN", 2)
+    monkeypatch.setattr("repository.collect_rewrite.SMALL_ROWS", 4)
+    assert bench.repository.collect(AT_ONCE).stage is CollectStage.NOTHING
+    monkeypatch.setattr("repository.collect_rewrite.SMALL_ROWS", 5)
+    monkeypatch.setattr("repository.collect_rewrite._MERGED_ROWS_MAX", 9)
+    assert bench.repository.collect(AT_ONCE).object_counts == {"index": 2}
 
 
 @pytest.mark.parametrize("prefix", ["points", "maps", "index"])

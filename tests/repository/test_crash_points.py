@@ -111,6 +111,7 @@ def test_every_crash_point(
 
 
 @SIDES
+@pytest.mark.usefixtures("merges_often")
 def test_some_crash_points_of_collection(enumerate_crashes: Enumerate, after: bool) -> None:
     """Every seventh operation of two generations with rewriting; the long run takes every one."""
     enumerate_crashes(collect, after=after, step=7)
@@ -118,6 +119,7 @@ def test_some_crash_points_of_collection(enumerate_crashes: Enumerate, after: bo
 
 @SIDES
 @pytest.mark.long
+@pytest.mark.usefixtures("merges_often")
 def test_every_crash_point_of_collection(enumerate_crashes: Enumerate, after: bool) -> None:
     """Before and after every operation of two generations with rewriting."""
     enumerate_crashes(collect, after=after)

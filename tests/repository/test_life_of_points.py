@@ -46,6 +46,8 @@ COUNTS = {"races": 0, "steps": 0, "sweeps": 0, "repairs": 0, "deaths": 0, "withd
 
 seeds = st.integers(min_value=0, max_value=2**32)
 
+pytestmark = pytest.mark.usefixtures("merges_often")
+
 
 class LateClock(SystemClock):
     """A clock that jumps when told; the monotonic one does not, as in a suspended machine."""
