@@ -135,8 +135,21 @@ def among(values: np.ndarray[Any, Any], known: np.ndarray[Any, Any]) -> Mask:
     """Which values are in the sorted array."""
     if not len(known):
         return np.zeros(len(values), dtype=np.bool_)
-    at = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    at = np.minimum(_places_in(values, known), len(known) - 1)
     return np.asarray(known[at] == values)
+
+
+def _places_in(
+    values: np.ndarray[Any, Any], known: np.ndarray[Any, Any]
+) -> np.ndarray[Any, np.dtype[np.intp]]:
+    """Where the values stand in the sorted array, or would.
+
+    Sought in order, which takes the processor's caches a tenth of the time that it takes at random.
+    """
+    order = np.argsort(values)
+    at = np.empty(len(values), dtype=np.intp)
+    at[order] = np.searchsorted(known, values[order])
+    return at
 
 
 @dataclass(slots=True)
@@ -207,6 +220,7 @@ class _Measurement:
         avoided: Set[bytes],
     ) -> None:
         self._refs = refs
+        self._marks = np.ascontiguousarray(refs["mark"])
         self._segments = segments
         self._listed = listed
         self._exists = exists
@@ -241,21 +255,19 @@ class _Measurement:
             yield key, segment
 
     def _add_segment(self, key: str, segment: Segment) -> None:
-        ids, counts = pack_runs(segment.places)
-        ends = np.cumsum(counts)
-        lengths = segment.places["length"].astype(np.int64)
-        for pack_id, start, end in zip(ids, (ends - counts).tolist(), ends.tolist(), strict=True):
+        ids, lengths = _bytes_by_pack(segment.places)
+        for pack_id, length_bytes in zip(ids, lengths, strict=True):
             use = self._usage.packs.setdefault(pack_id, PackUse())
             use.sessions.add(segment.session)
-            use.chunk_bytes += int(lengths[start:end].sum())
+            use.chunk_bytes += length_bytes
         rows = len(segment.places)
         self._usage.segments.append(SegmentUse(key, segment.session, frozenset(ids), rows))
 
     def _by_place(self, places: Places) -> None:
         """Meet references by the very places that they name."""
         marks = marks_of(places)
-        hits = among(marks, self._refs["mark"]) & self._counts(places, avoided=False)
-        self._met[np.searchsorted(self._refs["mark"], marks[hits])] = True
+        hits = among(marks, self._marks) & self._counts(places, avoided=False)
+        self._met[_places_in(marks[hits], self._marks)] = True
         self._add_needed(places[hits])
 
     def _by_id(self, *, avoided: bool) -> None:
@@ -265,7 +277,7 @@ class _Measurement:
         for _, segment in self._read():
             prefixes = id_prefixes(segment.places)
             hits = among(prefixes, wanted) & self._counts(segment.places, avoided=avoided)
-            found[np.searchsorted(wanted, prefixes[hits])] = True
+            found[_places_in(prefixes[hits], wanted)] = True
             self._add_needed(segment.places[hits])
             if avoided:
                 self._usage.rescued |= set(pack_runs(segment.places[hits])[0])
@@ -295,10 +307,16 @@ class _Measurement:
         return self._there[pack_id]
 
     def _add_needed(self, places: Places) -> None:
-        ids, counts = pack_runs(places)
-        lengths = places["length"].astype(np.int64)
-        starts = np.cumsum(counts) - counts
-        for pack_id, start, count in zip(ids, starts.tolist(), counts.tolist(), strict=True):
+        ids, lengths = _bytes_by_pack(places)
+        for pack_id, length_bytes in zip(ids, lengths, strict=True):
             # A segment may have come since the first look: then its packs are new here.
-            use = self._usage.packs.setdefault(pack_id, PackUse())
-            use.needed_bytes += int(lengths[start : start + count].sum())
+            self._usage.packs.setdefault(pack_id, PackUse()).needed_bytes += length_bytes
+
+
+def _bytes_by_pack(places: Places) -> tuple[list[bytes], list[int]]:
+    """The packs of consecutive rows, and the stored bytes of the rows of each."""
+    ids, counts = pack_runs(places)
+    if not ids:
+        return [], []
+    lengths = places["length"].astype(np.int64)
+    return ids, np.add.reduceat(lengths, np.cumsum(counts) - counts).tolist()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from repository.options import RepositoryOptions
-from tests.bench import index_scale, peers, steps
+from tests.bench import collect_scale, index_scale, peers, steps
 from tests.bench.image import change_disk, default_tree, make_disk, same_content, write_dense
 
 MiB = 1024 * 1024
@@ -54,7 +54,9 @@ def main() -> None:
         steps.main(options.step)
         return
     if options.index:
-        print_index(index_scale.measure_index(options.index * index_scale.MILLION))
+        chunk_count = options.index * index_scale.MILLION
+        print_index(index_scale.measure_index(chunk_count))
+        print_collection(collect_scale.measure_collection(chunk_count))
         return
     with tempfile.TemporaryDirectory(prefix="ahvault-bench-", dir=options.dir) as folder:
         run(Path(folder), options)
@@ -226,6 +228,13 @@ def print_index(cost: dict[str, Any]) -> None:
     names = ["adding_s", "lookup_s", "own_mib", "mapped_mib", "peak_mib"]
     row = [f"{cost['chunks']:,}", *(f"{cost[name]:.2f}" for name in names)]
     print_lines([head, row], text_columns=0)
+
+
+def print_collection(cost: dict[str, Any]) -> None:
+    head = ["chunks", "packs", "open s", "plan s", "plan again s", "condemned", "peak MiB"]
+    row = [f"{cost[name]:,}" for name in ("chunks", "packs")]
+    row += [f"{cost[name]:.1f}" for name in ("open_s", "plan_s", "again_s")]
+    print_lines([head, [*row, f"{cost['condemned']:,}", f"{cost['peak_mib']:.0f}"]], text_columns=0)
 
 
 def print_lines(table: list[list[str]], text_columns: int) -> None:

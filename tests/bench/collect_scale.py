@@ -1,0 +1,142 @@
+"""A collection planned at sizes that no test repository has: disks of 1 TiB, each of a VM of its own.
+
+Maps, segments and commit records are real objects in a directory; of the packs there are only names
+and sizes, which is all that a plan asks of packs that need no rewriting.
+"""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from repository import CollectSettings, CollectStage, Repository
+from repository.layout import PACKS, pack_key
+from repository.maps import DiskShape, LayerWriter, root_hash, store_layer, window_digest
+from repository.packs import StoredPack
+from repository.places import PLACE, Places
+from repository.points import DiskRecord
+from repository.rewriting import SEGMENT_ROWS_MAX
+from repository.segments import encode_segment
+from repository.store import ObjectInfo
+from tests.bench.steps import draft
+
+MiB = 1024 * 1024
+DISK_BYTES = 1024 * 1024 * MiB
+CHUNKS_PER_PACK = 64
+FORGOTTEN_EACH = 10
+"""Of so many disks one is forgotten, and its time to come back is over."""
+
+
+class _Packs:
+    """The store, with packs that are only listed."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.infos: dict[str, ObjectInfo] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        yield from self.infos.values() if prefix == PACKS else self._inner.list(prefix)
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        return self.infos.get(key) or self._inner.stat(key)
+
+
+def measure_collection(chunk_count: int) -> dict[str, Any]:
+    """Open a repository of so many chunks to write, and plan a collection, with and without a cache."""
+    with tempfile.TemporaryDirectory(prefix="ahvault-bench-") as folder:
+        url = f"{folder}/repository"
+        with Repository.create(url) as repository:
+            packs = _Packs(repository._store)
+            for number in range(-(-chunk_count * MiB // DISK_BYTES)):
+                _add_disk(repository, packs, number)
+        with Repository.open(url) as repository:
+            repository._store = packs  # type: ignore[assignment]
+            cost = {"chunks": chunk_count, "packs": len(packs.infos)}
+            start_s = time.perf_counter()
+            with repository.write_session(uuid.uuid4().hex) as session:
+                session._index.find([bytes(32)])
+            cost["open_s"] = time.perf_counter() - start_s
+            for name in ("plan_s", "again_s"):
+                start_s = time.perf_counter()
+                report = repository.collect(
+                    CollectSettings(undelete_hours=0), dry_run=True, cache=Path(folder) / "cache"
+                )
+                cost[name] = time.perf_counter() - start_s
+            assert report.stage is CollectStage.PLANNED
+            cost["condemned"] = sum((report.object_counts or {}).values())
+            peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            return {**cost, "peak_mib": peak_kib / 1024}
+
+
+def _add_disk(repository: Repository, packs: _Packs, number: int) -> None:
+    """One restore point of a disk of 1 TiB all of whose chunks are its own; every tenth is forgotten."""
+    records, chooser = repository._records, np.random.default_rng(number)
+    shape = DiskShape(DISK_BYTES, repository.options.chunk_size_bytes)
+    layer, digests = LayerWriter(), []
+    unindexed: list[StoredPack] = []
+    for window in range(shape.window_count):
+        places = _places(chooser, shape.chunks_in_window(window))
+        layer.write_window(window, places, np.ones(len(places), dtype=np.bool_))
+        digests.append(window_digest(places))
+        for start in range(0, len(places), CHUNKS_PER_PACK):
+            own = places[start : start + CHUNKS_PER_PACK]
+            pack = StoredPack(own["pack"][0].tobytes(), int(own["length"].sum()), own)
+            packs.infos[pack_key(pack.pack_id)] = ObjectInfo(
+                pack_key(pack.pack_id), pack.size_bytes
+            )
+            unindexed.append(pack)
+        if len(unindexed) * CHUNKS_PER_PACK >= SEGMENT_ROWS_MAX - len(places):
+            _store_segment(repository, unindexed)
+            unindexed = []
+    if unindexed:
+        _store_segment(repository, unindexed)
+    disk_id = f"disk-{number}"
+    ref = store_layer(
+        repository._store,
+        layer,
+        disk_id,
+        shape,
+        digests,
+        is_base=True,
+        keys=records.keys,
+        sealer=records.sealer,
+    )
+    record = DiskRecord(
+        disk_id=disk_id,
+        label="bench",
+        size_bytes=DISK_BYTES,
+        chunk_size_bytes=shape.chunk_size_bytes,
+        maps=(ref,),
+        root=root_hash(shape, digests),
+        read_method="bench",
+    )
+    committed = draft(record).model_copy(update={"vm_id": f"vm-{number}"})
+    point = repository._catalogue.commit(committed, repository._clock.now(), 0)
+    if number % FORGOTTEN_EACH == 0:
+        repository.forget(point)
+
+
+def _places(chooser: np.random.Generator, count: int) -> Places:
+    places = np.zeros(count, dtype=PLACE)
+    places["id"] = np.frombuffer(chooser.bytes(32 * count), dtype="V32")
+    pack_ids = [uuid.UUID(bytes=chooser.bytes(16), version=4).bytes for _ in range(0, count, 64)]
+    places["pack"] = np.repeat(np.array(pack_ids, dtype="V16"), CHUNKS_PER_PACK)[:count]
+    places["offset"] = np.arange(count) % CHUNKS_PER_PACK * 700_000 + 64
+    places["length"] = chooser.integers(300_000, 700_000, count)
+    return places
+
+
+def _store_segment(repository: Repository, packs: list[StoredPack]) -> None:
+    records = repository._records
+    key, stored = encode_segment(packs, "bench", records.keys, records.sealer)
+    repository._store.put_new(key, stored)
