@@ -24,6 +24,7 @@ from jobs import (
     part_of_job,
 )
 from tasks import (
+    VERSION,
     PrefectLimits,
     RunLog,
     SharedSlots,
@@ -55,6 +56,7 @@ from tasks import (
 
 @flow(
     name="backup",
+    version=VERSION,
     flow_run_name="backup {job.name}",
     persist_result=False,
     on_crashed=[release_what_is_left],
@@ -121,6 +123,7 @@ def backup(
 
 @flow(
     name="backup-vm",
+    version=VERSION,
     flow_run_name="{job_name}: {vm_name} {kind}",
     task_runner=ThreadPoolTaskRunner(max_workers=4),  # type: ignore[arg-type]
     persist_result=False,

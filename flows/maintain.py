@@ -26,6 +26,7 @@ from jobs import (
 )
 from repository import CollectReport, CollectSettings, VerifyBudget, VerifyLevel, VerifyReport
 from tasks import (
+    VERSION,
     cause_first,
     collect_garbage,
     judge_backups,
@@ -37,7 +38,7 @@ from tasks import (
 )
 
 
-@flow(name="retention", flow_run_name="retention", persist_result=False)
+@flow(name="retention", version=VERSION, flow_run_name="retention", persist_result=False)
 @cause_first
 def retention(repository: BackupRepository) -> list[RetentionResult]:
     """Forget restore points by the last known policy of each job, also of jobs that run no more.
@@ -53,7 +54,7 @@ def retention(repository: BackupRepository) -> list[RetentionResult]:
     return results
 
 
-@flow(name="collect", flow_run_name="collect", persist_result=False)
+@flow(name="collect", version=VERSION, flow_run_name="collect", persist_result=False)
 @cause_first
 def collect(
     repository: BackupRepository,
@@ -72,7 +73,7 @@ def collect(
     return report
 
 
-@flow(name="verify", flow_run_name="verify", persist_result=False)
+@flow(name="verify", version=VERSION, flow_run_name="verify", persist_result=False)
 @cause_first
 def verify(
     repository: BackupRepository,
@@ -106,7 +107,7 @@ def verify(
     return report
 
 
-@flow(name="clean-up", flow_run_name="clean-up", persist_result=False)
+@flow(name="clean-up", version=VERSION, flow_run_name="clean-up", persist_result=False)
 @cause_first
 def clean_up(cluster: AhvCluster, repository: BackupRepository, dry_run: bool = False) -> list[str]:
     """Remove from the cluster what dead sessions left there; returns what was removed, in words.
@@ -124,7 +125,7 @@ def clean_up(cluster: AhvCluster, repository: BackupRepository, dry_run: bool = 
     return removed
 
 
-@flow(name="check-rpo", flow_run_name="check-rpo", persist_result=False)
+@flow(name="check-rpo", version=VERSION, flow_run_name="check-rpo", persist_result=False)
 @cause_first
 def check_rpo(
     repository: BackupRepository,

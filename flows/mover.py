@@ -16,11 +16,12 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from blocks import AhvCluster, BackupRepository
 from flows.hooks import tell_the_movers_death
 from jobs import carrying_out, this_machine
-from tasks import PrefectLimits, RunLog, carried_by, cause_first, move_all_disks
+from tasks import VERSION, PrefectLimits, RunLog, carried_by, cause_first, move_all_disks
 
 
 @flow(
     name="move-vm",
+    version=VERSION,
     flow_run_name="{vm_name} on {worker}",
     task_runner=ThreadPoolTaskRunner(max_workers=4),  # type: ignore[arg-type]
     persist_result=False,

@@ -19,6 +19,7 @@ from jobs import (
     told_to_the_end,
 )
 from tasks import (
+    VERSION,
     PrefectLimits,
     RunLog,
     SharedSlots,
@@ -39,6 +40,7 @@ from tasks import (
 
 @flow(
     name="restore-vm",
+    version=VERSION,
     flow_run_name="restore {vm_name}",
     task_runner=ThreadPoolTaskRunner(max_workers=4),  # type: ignore[arg-type]
     persist_result=False,

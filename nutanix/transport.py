@@ -268,8 +268,8 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
 
 
 def _place(url: httpx.URL) -> str:
-    """The address alone: a query, above all one that a redirect wrote, may carry a session."""
-    return f"{url.scheme}://{url.netloc.decode()}{url.path}"
+    """The address alone: a query, or what follows a `;` in the path, may carry a session."""
+    return f"{url.scheme}://{url.netloc.decode()}{url.path.partition(';')[0]}"
 
 
 def _unreadable(error: AnswerUnusable, response: httpx.Response, base_url: str) -> Refusal:

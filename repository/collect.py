@@ -39,7 +39,8 @@ Write L(w) for a writer's lease, P(w) for its commit record, and B(n) for the pl
 10. *A point that was given up* is an operator's word, recorded as a mark, that its record or maps need
    not be read. It counts as forgotten long ago; nothing else that a point needs is touched by it.
 11. *Segments that were merged* say what the small ones said that they replace. These go by plan, rest
-   and sweep like anything else, and those of running sessions are left alone.
+   and sweep like anything else, and those of running sessions are left alone. The sweep spares one
+   that alone names a pack that stays: its copy may have been damaged during the rest.
 
 Operation against operation (rows happen while columns are under way; tests/repository/
 test_collect_cells.py has a test for each cell, called after it, and one for all of a row or column
@@ -80,7 +81,7 @@ from repository.points import RestorePoint
 from repository.quarantine import object_id, quarantined, quarantined_packs
 from repository.store import ObjectInfo
 from repository.stores import creates_exclusively
-from repository.usage import measure
+from repository.usage import Usage, measure
 
 _SHORT_GRACE_HOURS = 24
 _FASTER = "another collector was faster"
@@ -295,6 +296,7 @@ class Collector:
         rescued = usage.rescued | usage.unindexed
         needed = {pack_key(pack_id) for pack_id in rescued}
         needed |= {use.key for use in usage.segments if use.packs & rescued}
+        needed |= _segments_to_spare(usage, names, gone)
         for point in points.kept:
             needed |= {point.key, *(ref.key for disk in point.disks for ref in disk.maps)}
         kept_ids = set(points.kept_ids())
@@ -335,6 +337,18 @@ class Collector:
             self._generations.finish(generation.number, self._tools.clock.now())
             report = _report(CollectStage.SWEPT, generation, swept)
         return replace(report, deleted_objects=deleted)
+
+
+def _segments_to_spare(usage: Usage, condemned: set[str], gone: set[str]) -> set[str]:
+    """Names of condemned segments that alone name a pack that stays: their copy was lost meanwhile."""
+    covered = {pack for use in usage.segments if use.key not in condemned for pack in use.packs}
+    deleted = condemned | gone
+    return {
+        use.key
+        for use in usage.segments
+        if use.key in condemned
+        and any(pack not in covered and pack_key(pack) not in deleted for pack in use.packs)
+    }
 
 
 def _is_mark_of(key: str, point_ids: set[str]) -> bool:

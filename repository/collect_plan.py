@@ -42,7 +42,7 @@ class Planner:
         self._tombs = Marks(tools.store, tools.records, TOMB_MARKS)
 
     def draft(self, *, session: str, dry_run: bool) -> Draft:
-        """What to condemn. Rewrites packs, durably, unless it is a dry run."""
+        """What to condemn. Rewrites packs and segments, durably, unless it is a dry run."""
         store = self._tools.store
         packs = {bytes.fromhex(i.key.rpartition("/")[2]): i for i in store.list(PACKS)}
         maps = {info.key: info for info in store.list(MAPS)}

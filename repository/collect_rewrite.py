@@ -23,7 +23,7 @@ from repository.usage import Refs, SegmentUse, Usage
 
 _SEGMENT_DEAD_SHARE_MAX = 0.25
 SMALL_ROWS = SEGMENT_ROWS_MAX // 4
-"""A segment of fewer rows is small; merged ones soon are not, so that no row is copied often."""
+"""A segment of fewer rows is small. A row is copied again until its segment is not: a few times."""
 SMALL_SEGMENTS_MIN = 64
 """Fewer small segments stay as they are: they cost nobody anything."""
 _MERGED_ROWS_MAX = 25 * SEGMENT_ROWS_MAX  # in one run
@@ -104,13 +104,14 @@ class Rewriting:
 
     def _rows(self, wanted: Sequence[bytes]) -> dict[bytes, Places]:
         rows: dict[bytes, Places] = {}
-        for _, segment in self._segments():
+        for _, segment in self._segments(None):
             for pack_id in segment.pack_sizes_bytes.keys() & set(wanted):
                 rows[pack_id] = rows_of_pack(segment.places, pack_id)
         return rows
 
-    def _segments(self) -> Iterator[tuple[str, Segment]]:
-        for key, segment in read_segments(self._tools.store, self._tools.records):
+    def _segments(self, names: Set[str] | None) -> Iterator[tuple[str, Segment]]:
+        """Those of these names, or all."""
+        for key, segment in read_segments(self._tools.store, self._tools.records, names):
             if isinstance(segment, RepositoryError):
                 raise CollectionRefused(f"an index segment cannot be read: {segment}")
             yield key, segment
@@ -134,12 +135,14 @@ class Rewriting:
         if not stale:
             return
         if not dry_run:
+            # What an interrupted run or a cancelled plan has merged already is not copied once more.
+            elsewhere = {
+                pack for use in usage.segments if use.key not in stale for pack in use.packs
+            }
             kept = (
-                (segment.places, segment.pack_sizes_bytes)
-                for key, segment in self._segments()
-                if key in stale
+                (segment.places, segment.pack_sizes_bytes) for _, segment in self._segments(stale)
             )
-            rewriter.copy_segments(kept, dead)
+            rewriter.copy_segments(kept, dead | elsewhere)
         listed = self._tools.store.list(SEGMENTS)
         draft.condemn([info for info in listed if info.key in stale])
 

@@ -108,7 +108,12 @@ class FileTarget(_OpenFile):
         self._size_bytes = size_bytes
         self._buffered = threading.Lock()
         self._past_cache = PastCache(self.path)
-        os.ftruncate(self._descriptor, size_bytes)
+        try:
+            os.ftruncate(self._descriptor, size_bytes)
+        except OSError:
+            self.close()
+            self.path.unlink()
+            raise
 
     @property
     def size_bytes(self) -> int:

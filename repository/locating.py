@@ -32,11 +32,15 @@ _READS_AT_ONCE = 8
 
 
 def read_segments(
-    store: Store, records: RecordCodec
+    store: Store, records: RecordCodec, names: Set[str] | None = None
 ) -> Generator[tuple[str, Segment | RepositoryError]]:
-    """Every segment that is not under quarantine with its name, or what is wrong with it; raises the store's errors."""
+    """Every segment, or those of these names, with its name, or what is wrong with it.
+
+    Those under quarantine are left out. Raises the store's errors.
+    """
     bad = quarantined(store)
-    keys = [info.key for info in store.list(SEGMENTS) if object_id(info.key) not in bad]
+    listed = (info.key for info in store.list(SEGMENTS) if names is None or info.key in names)
+    keys = [key for key in listed if object_id(key) not in bad]
 
     def read(key: str) -> Segment | RepositoryError:
         try:

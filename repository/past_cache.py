@@ -14,6 +14,8 @@ import numpy as np
 
 UNIT_BYTES = 4096
 """Of offset, length and address, for devices that are common."""
+_NOT_SO = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS}
+"""The device wants larger units, or the file system has no such way although it let itself be opened."""
 
 
 class PastCache:
@@ -29,25 +31,30 @@ class PastCache:
             except OSError:
                 return
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is such a way, as far as the file system has said."""
+        return self._descriptor >= 0
+
     def write(self, offset_bytes: int, view: memoryview) -> int:
         """How many of the bytes have been written, from the first; 0 where that cannot be.
 
         Durable only with an fsync of the file. Raises OSError as the system does.
         """
         length_bytes = len(view) // UNIT_BYTES * UNIT_BYTES
-        if self._descriptor < 0 or not length_bytes or offset_bytes % UNIT_BYTES:
+        if not self.is_open or not length_bytes or offset_bytes % UNIT_BYTES:
             return 0
         if np.frombuffer(view, np.uint8).ctypes.data % UNIT_BYTES:
             return 0
         try:
             return os.pwrite(self._descriptor, view[:length_bytes], offset_bytes)
         except OSError as error:
-            if error.errno != errno.EINVAL:
+            if error.errno not in _NOT_SO:
                 raise
-            return 0  # the device wants larger units
+            return 0
 
     def close(self) -> None:
         """No write may be under way."""
-        if self._descriptor >= 0:
+        if self.is_open:
             os.close(self._descriptor)
             self._descriptor = -1

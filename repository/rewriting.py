@@ -42,7 +42,6 @@ class Rewriter:
         self._packs: list[StoredPack] = []
         self._copied: set[bytes] = set()
         self.stored_bytes = 0
-        self.requests = 0
 
     def copy_pack(self, places: Places, refs: Refs, usage: Usage) -> bool:
         """Copy the needed chunks of one pack, given all its rows; False if one cannot be read.
@@ -56,7 +55,6 @@ class Rewriter:
         payloads = []
         try:
             stored = memoryview(self._store.get(pack_key(pack_id)))
-            self.requests += 1
             for place in needed:
                 start, length = int(place["offset"]), int(place["length"])
                 chunk_id = place["id"].tobytes()
@@ -83,7 +81,6 @@ class Rewriter:
         pack, pieces = self._builder.finish()
         self._store.put_new(pack_key(pack.pack_id), *pieces)
         self.stored_bytes += pack.size_bytes
-        self.requests += 1
         self._packs.append(pack)
         self._builder = PackBuilder(self._records.keys, self._records.sealer)
 
@@ -95,15 +92,20 @@ class Rewriter:
     def copy_segments(
         self, segments: Iterable[tuple[Places, dict[bytes, int]]], dropped: Set[bytes]
     ) -> None:
-        """Index the packs of these segments anew, without those dropped; one segment's rows in memory."""
+        """Index the packs of these segments anew, each once, without those dropped.
+
+        A segment names a pack with all its rows, so one that was named before is left out.
+        """
 
         def kept() -> Iterator[StoredPack]:
+            done = set(dropped)
             for places, sizes in segments:
-                rows = places[~in_packs(places, dropped)]
+                rows = places[~in_packs(places, done)]
                 pack_ids, counts = pack_runs(rows)
                 ends = np.cumsum(counts)
                 for pack_id, start, end in zip(pack_ids, ends - counts, ends, strict=True):
                     yield StoredPack(pack_id, sizes[pack_id], rows[start:end])
+                done.update(pack_ids)
 
         self._store_segments(kept())
 
@@ -124,7 +126,6 @@ class Rewriter:
         key, stored = encode_segment(packs, self._session, self._records.keys, self._records.sealer)
         self._store.put_new(key, stored)
         self.stored_bytes += len(stored)
-        self.requests += 1
 
 
 def rows_of_pack(places: Places, pack_id: bytes) -> Places:

@@ -42,7 +42,7 @@ class Segment:
     places: Places
     pack_sizes_bytes: dict[bytes, int]
     session: str
-    """The session that stored the packs."""
+    """The session that stored the packs, or the collection that merged or rewrote the segment."""
 
 
 def encode_segment(

@@ -4,7 +4,7 @@ Exact at the level of chunks, from two sources: the disk maps say what is needed
 say what there is. A reference is a few numbers per chunk, kept in a cache per disk state, so that a
 run reads only maps that are new. The cache only saves time; it is checked, and may be deleted.
 
-Memory: 24 bytes per distinct chunk needed, and one small record per pack.
+Memory: 32 bytes per distinct chunk needed, three times that for a moment, and a record per pack.
 """
 
 from __future__ import annotations
@@ -281,7 +281,8 @@ class _Measurement:
             self._add_needed(segment.places[hits])
             if avoided:
                 self._usage.rescued |= set(pack_runs(segment.places[hits])[0])
-        self._met |= among(self._refs["id"], wanted[found])
+        rows = np.flatnonzero(~self._met)
+        self._met[rows] = among(self._refs["id"][rows], wanted[found])
 
     def _by_unindexed_pack(self) -> None:
         """What no segment names is kept whole if a map names it: the index was not complete."""

@@ -25,6 +25,7 @@ from tasks.mover import carried_by, move_all_disks
 from tasks.movers import MOVERS_POOL, queue_check_of, why_unusable
 from tasks.moving import filled_disks, move_disks
 from tasks.report import (
+    VERSION,
     RunLog,
     cause_first,
     ending,
@@ -43,6 +44,7 @@ __all__ = [
     "LATE_EVENT",
     "MOVERS_POOL",
     "RECOVERED_EVENT",
+    "VERSION",
     "PrefectLimits",
     "RunLog",
     "SharedSlots",

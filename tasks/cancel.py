@@ -44,13 +44,7 @@ class CancelWatch:
 
     def _look(self, run_id: UUID, stop: Callable[[], None]) -> None:
         while not self._over.wait(LOOK_PERIOD_S):
-            try:
-                with get_client(sync_client=True) as client:
-                    state = client.read_flow_run(run_id).state
-            except _TROUBLE as error:  # A server that does not answer is no cancel.
-                log.debug("Prefect does not say whether run %s is cancelled: %s", run_id, error)
-                continue
-            if state is not None and (state.is_cancelling() or state.is_cancelled()):
+            if _is_cancelled(run_id):
                 stop()
                 return
 
@@ -64,6 +58,23 @@ def heeding_cancel() -> Iterator[CancelWatch]:
         yield watch
     finally:
         watch.end()
+
+
+def is_being_cancelled() -> bool:
+    """Whether somebody cancels the current flow run; then Prefect takes no other end of it."""
+    context = FlowRunContext.get()
+    run = context.flow_run if context is not None else None
+    return run is not None and _is_cancelled(run.id)
+
+
+def _is_cancelled(run_id: UUID) -> bool:
+    try:
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(run_id).state
+    except _TROUBLE as error:  # A server that does not answer is no cancel.
+        log.debug("Prefect does not say whether run %s is cancelled: %s", run_id, error)
+        return False
+    return state is not None and (state.is_cancelling() or state.is_cancelled())
 
 
 def confirm_cancelled(run_id: UUID) -> None:

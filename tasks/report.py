@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import wraps
+from importlib.metadata import version
 from inspect import signature
 from typing import ParamSpec, TypeVar, cast
 from uuid import UUID
@@ -38,12 +39,17 @@ from jobs import (
     outcome,
     session_markdown,
 )
+from nutanix import NutanixError
+from repository import RepositoryError
+from tasks.cancel import is_being_cancelled
 from tasks.context import current_backup, current_story
 from tasks.policy import step
 
 log = logging.getLogger(__name__)
 
 PERIOD_S = 5.0
+VERSION = version("ahvault")
+"""Of our flows, as Prefect shows it; else it would be a digest of this file, in which they are wrapped."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -138,22 +144,32 @@ def cause_first(run: Callable[P, R]) -> Callable[P, R]:
     """Below `@flow`: a run that fails says why in the first words of its state.
 
     Prefect would begin with words of its own, and lists, automations and people read the beginning.
-    The caller of the flow gets the same exception as without. What `jobs` raises is told in the log
-    without a stack: it names the object and the next step.
+    The caller of the flow gets the same exception as without: it is raised as it is where Prefect
+    would not take the state, from a run that it tries again or that is being cancelled. What our own
+    code raises for its callers is told in the log without a stack: it names the object and the next step.
     """
 
     @wraps(run)
     def told(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return run(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - the caller gets it from the state
-            cause = str(error) or type(error).__name__
-            get_run_logger().error("%s", cause, exc_info=not isinstance(error, JobError))
+        except Exception as error:
+            is_ours = isinstance(error, JobError | NutanixError | RepositoryError)
+            cause = str(error) if is_ours else f"{type(error).__name__}: {error}"
+            get_run_logger().error("%s", cause, exc_info=not is_ours)
+            if _is_tried_again() or is_being_cancelled():
+                raise
             return cast("R", Failed(message=cause, data=error))
 
     # Prefect would look for the types of the parameters in this module, where they are not.
     told.__signature__ = signature(run, eval_str=True)  # type: ignore[attr-defined]
     return told
+
+
+def _is_tried_again() -> bool:
+    context = FlowRunContext.get()
+    run = context.flow_run if context is not None else None
+    return run is not None and bool(run.empirical_policy.retries)
 
 
 def ending(result: SessionResult) -> SessionResult:
@@ -164,6 +180,8 @@ def ending(result: SessionResult) -> SessionResult:
     """
     if result.status == "failed" or (result.status == "stopped" and not result.point_count):
         raise SessionFailed(result)
+    if result.status == "stopped" and is_being_cancelled():
+        return result
     if result.status == "stopped":
         why = next((vm.error for vm in result.vms if vm.error), "it was stopped")
         told = f"{result.point_count} of {len(result.vms)} VMs have a new restore point. {why}"

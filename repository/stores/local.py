@@ -182,8 +182,9 @@ class LocalStore:
 def _write_durably(path: Path, pieces: tuple[Buffer, ...], pace: Pace | None) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        # Packs go past the cache: to copy them into it costs more than all else but zstd.
-        is_bulk = any(len(piece) >= SLAB_BYTES for piece in pieces)
+        # Packs go past the cache: to copy them into it costs more than all else but zstd. Not so the
+        # small parts of one that is held back, each of which would wait for the disk.
+        is_bulk = pace is None and any(len(piece) >= SLAB_BYTES for piece in pieces)
         past_cache = PastCache(path) if is_bulk else None
         try:
             for part in paced(pieces, pace) if pace is not None else [pieces]:

@@ -6,6 +6,7 @@ from threading import Event
 from typing import Any
 
 import pytest
+from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.context import FlowRunContext
@@ -13,6 +14,7 @@ from prefect.states import Cancelling
 
 from flows.backup import backup
 from jobs import BackupJob, NullObserver, Scope, observed_by
+from tasks import cause_first
 from tests.flows.test_flows import assert_nothing_is_left
 
 pytestmark = [pytest.mark.prefect, pytest.mark.xdist_group("prefect")]
@@ -69,3 +71,41 @@ def test_a_session_started_by_hand_heeds_a_cancel_from_the_api(
     with site.repository.open() as repository:
         assert [each["status"] for each in repository.reports().reports] == ["stopped"]
         assert repository.points().points == []
+
+
+@flow
+@cause_first
+def fails_while_it_is_cancelled() -> None:
+    """As a session that was stopped by a cancel ends."""
+    context = FlowRunContext.get()
+    assert context is not None
+    assert context.flow_run is not None
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(context.flow_run.id, Cancelling())
+    raise KeyError("vm")
+
+
+@flow(retries=1)
+@cause_first
+def succeeds_at_the_second_try(tried: list[int]) -> int:
+    """As a user may set it for all flows."""
+    tried.append(len(tried))
+    if len(tried) == 1:
+        raise KeyError("vm")
+    return len(tried)
+
+
+@flow
+@cause_first
+def fails_as_nobody_expected() -> None:
+    """A defect of ours."""
+    raise KeyError("vm")
+
+
+def test_callers_get_what_was_raised_whatever_prefect_makes_of_the_run() -> None:
+    """A run that is being cancelled takes no other end, one with retries tries again, and an error of no kind of ours is named."""
+    with pytest.raises(KeyError, match="vm"):
+        fails_while_it_is_cancelled()
+    assert succeeds_at_the_second_try([]) == 2
+    state = fails_as_nobody_expected(return_state=True)
+    assert (state.is_failed(), state.message) == (True, "KeyError: 'vm'")

@@ -20,10 +20,12 @@ from repository import (
     Repository,
     Stopped,
     StoreDenied,
+    StoreUnavailable,
     SystemClock,
     TransferCounters,
     VerifyLevel,
 )
+from repository.locating import read_segments
 
 CHUNK = 64 * 1024
 MakeDisk = Callable[..., Any]
@@ -144,6 +146,12 @@ def test_what_a_killed_session_left_goes(bench: Any, make_disk: MakeDisk) -> Non
     assert bench.read(kept) == noise(4)
 
 
+def index_rows(repository: Repository) -> list[bytes]:
+    """The chunk of every row of the index."""
+    found = read_segments(repository._store, repository._records)
+    return [each.tobytes() for _, segment in found for each in segment.places["id"]]  # type: ignore[union-attr]
+
+
 @pytest.mark.usefixtures("merges_often")
 def test_many_small_segments_become_few(any_bench: Any, make_disk: MakeDisk) -> None:
     """Whoever opens the repository reads one object in their place; those of a running session stay until it has ended."""
@@ -167,12 +175,68 @@ def test_many_small_segments_become_few(any_bench: Any, make_disk: MakeDisk) -> 
     assert report.stage is CollectStage.SWEPT
     assert len(segments()) == 1
     assert not segments() & (before | own)
+    assert len(index_rows(repository)) == len(set(index_rows(repository))) == 5 * 12
     assert [any_bench.read(point) for point in points] == disks
     assert any_bench.reopened().verify(VerifyLevel.CONTENT).is_clean
     assert repository.collect(AT_ONCE).stage is CollectStage.NOTHING
     again = TransferCounters()
     any_bench.write(make_disk(b"".join(disks)), counters=again)
     assert again.new_chunks == 0
+
+
+@pytest.mark.usefixtures("merges_often")
+@pytest.mark.parametrize("rows_of_small", [1000, 30])
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_an_interrupted_merge_is_not_copied_again(
+    faulty: Any,
+    make_disk: MakeDisk,
+    monkeypatch: pytest.MonkeyPatch,
+    rows_of_small: int,
+    *,
+    is_killed: bool,
+) -> None:
+    """However often a plan is cancelled, or its collector dies before it is there, each row ends up in the index once."""
+    monkeypatch.setattr("repository.collect_rewrite.SMALL_ROWS", rows_of_small)
+    bench, store = faulty
+    calm = store.plan
+    for seed in range(5):
+        bench.commit(bench.write(make_disk(noise(12, seed=seed))))
+
+    def dies_before_the_plan(operation: str, key: str) -> None:
+        if operation == "put_new" and key.startswith("gc/"):
+            raise StoreUnavailable(operation, key, "the machine is gone")
+
+    for _ in range(3):
+        if is_killed:
+            store.plan = dies_before_the_plan
+            with pytest.raises(StoreUnavailable):
+                bench.repository.collect()
+            store.plan = calm
+        else:
+            assert bench.repository.collect().stage is CollectStage.PLANNED
+            bench.repository.cancel_collection("somebody changed his mind")
+    for _ in range(3):
+        stage = bench.repository.collect(AT_ONCE).stage
+    assert stage is CollectStage.NOTHING
+    assert len(index_rows(bench.repository)) == len(set(index_rows(bench.repository))) == 5 * 12
+    assert bench.reopened().verify(VerifyLevel.CONTENT).is_clean
+
+
+@pytest.mark.usefixtures("merges_often")
+def test_a_segment_whose_copy_was_lost_stays(bench: Any, make_disk: MakeDisk) -> None:
+    """The merged one rots while the plan rests: the sweep deletes nothing that alone names a pack."""
+    clock = LateClock()
+    repository = Repository.open(bench.url, clock=clock)
+    for seed in range(3):
+        bench.commit(bench.write(make_disk(noise(12, seed=seed))))
+    before = files(bench, "index")
+    assert repository.collect().object_counts == {"index": 3}
+    (merged,) = files(bench, "index") - before
+    (Path(bench.url) / merged).unlink()
+    clock.ahead = dt.timedelta(hours=49)
+    assert repository.collect().deleted_objects == 0
+    assert files(bench, "index") == before
+    assert repository.verify(VerifyLevel.CONTENT).is_clean
 
 
 def test_few_or_large_segments_stay(
