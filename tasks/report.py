@@ -157,7 +157,7 @@ def cause_first(run: Callable[P, R]) -> Callable[P, R]:
             is_ours = isinstance(error, JobError | NutanixError | RepositoryError)
             cause = str(error) if is_ours else f"{type(error).__name__}: {error}"
             get_run_logger().error("%s", cause, exc_info=not is_ours)
-            if _is_tried_again() or is_being_cancelled():
+            if not _takes_a_failure():
                 raise
             return cast("R", Failed(message=cause, data=error))
 
@@ -166,10 +166,11 @@ def cause_first(run: Callable[P, R]) -> Callable[P, R]:
     return told
 
 
-def _is_tried_again() -> bool:
+def _takes_a_failure() -> bool:
+    """Whether there is a run, and Prefect would let it end as failed now."""
     context = FlowRunContext.get()
     run = context.flow_run if context is not None else None
-    return run is not None and bool(run.empirical_policy.retries)
+    return run is not None and not run.empirical_policy.retries and not is_being_cancelled()
 
 
 def ending(result: SessionResult) -> SessionResult:
