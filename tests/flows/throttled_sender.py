@@ -21,6 +21,7 @@ from tasks import PrefectLimits
 
 CHUNK = 2**20
 DISK = 2**40
+PIECE = 256 * 1024
 
 
 class EndlessDisk:
@@ -40,17 +41,19 @@ class EndlessDisk:
 
 
 class Counted:
-    """A throttle that knows what it has let go."""
+    """A throttle that knows what it has let go, also of an object that asks for all of itself at once."""
 
     def __init__(self, inner: Throttle) -> None:
         self._inner = inner
-        self._guard = threading.Lock()
+        self._one_at_a_time = threading.Lock()
         self.gone_bytes = 0
 
     def acquire(self, length_bytes: int) -> None:
-        self._inner.acquire(length_bytes)
-        with self._guard:
-            self.gone_bytes += length_bytes
+        with self._one_at_a_time:
+            for start in range(0, length_bytes, PIECE):
+                piece = min(PIECE, length_bytes - start)
+                self._inner.acquire(piece)
+                self.gone_bytes += piece
 
 
 def report(throttle: Counted, stop: threading.Event) -> None:
