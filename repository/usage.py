@@ -131,25 +131,25 @@ class Needed:
         self._new, self._new_count = [], 0
 
 
+Found: TypeAlias = tuple[np.ndarray[Any, np.dtype[np.intp]], Mask]
+
+
 def among(values: np.ndarray[Any, Any], known: np.ndarray[Any, Any]) -> Mask:
     """Which values are in the sorted array."""
-    if not len(known):
-        return np.zeros(len(values), dtype=np.bool_)
-    at = np.minimum(_places_in(values, known), len(known) - 1)
-    return np.asarray(known[at] == values)
+    return _find(values, known)[1]
 
 
-def _places_in(
-    values: np.ndarray[Any, Any], known: np.ndarray[Any, Any]
-) -> np.ndarray[Any, np.dtype[np.intp]]:
-    """Where the values stand in the sorted array, or would.
+def _find(values: np.ndarray[Any, Any], known: np.ndarray[Any, Any]) -> Found:
+    """Where the values stand in the sorted array, and which of them do.
 
     Sought in order, which takes the processor's caches a tenth of the time that it takes at random.
     """
+    at = np.zeros(len(values), dtype=np.intp)
+    if not len(known):
+        return at, np.zeros(len(values), dtype=np.bool_)
     order = np.argsort(values)
-    at = np.empty(len(values), dtype=np.intp)
-    at[order] = np.searchsorted(known, values[order])
-    return at
+    at[order] = np.minimum(np.searchsorted(known, values[order]), len(known) - 1)
+    return at, np.asarray(known[at] == values)
 
 
 @dataclass(slots=True)
@@ -266,8 +266,9 @@ class _Measurement:
     def _by_place(self, places: Places) -> None:
         """Meet references by the very places that they name."""
         marks = marks_of(places)
-        hits = among(marks, self._marks) & self._counts(places, avoided=False)
-        self._met[_places_in(marks[hits], self._marks)] = True
+        at, is_wanted = _find(marks, self._marks)
+        hits = is_wanted & self._counts(places, avoided=False)
+        self._met[at[hits]] = True
         self._add_needed(places[hits])
 
     def _by_id(self, *, avoided: bool) -> None:
@@ -276,8 +277,9 @@ class _Measurement:
         found = np.zeros(len(wanted), dtype=np.bool_)
         for _, segment in self._read():
             prefixes = id_prefixes(segment.places)
-            hits = among(prefixes, wanted) & self._counts(segment.places, avoided=avoided)
-            found[_places_in(prefixes[hits], wanted)] = True
+            at, is_wanted = _find(prefixes, wanted)
+            hits = is_wanted & self._counts(segment.places, avoided=avoided)
+            found[at[hits]] = True
             self._add_needed(segment.places[hits])
             if avoided:
                 self._usage.rescued |= set(pack_runs(segment.places[hits])[0])
