@@ -6,7 +6,7 @@ import errno
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from repository.buffers import SLAB_BYTES
@@ -184,36 +184,38 @@ def _write_durably(path: Path, pieces: tuple[Buffer, ...], pace: Pace | None) ->
     try:
         # Packs go past the cache: to copy them into it costs more than all else but zstd. Not so the
         # small parts of one that is held back, each of which would wait for the disk.
-        is_bulk = pace is None and any(len(piece) >= SLAB_BYTES for piece in pieces)
-        past_cache = PastCache(path) if is_bulk else None
-        try:
+        if pace is None and any(len(piece) >= SLAB_BYTES for piece in pieces):
+            _append(descriptor, _begin_past_the_cache(path, descriptor, pieces))
+        else:
             for part in paced(pieces, pace) if pace is not None else [pieces]:
-                _write(descriptor, past_cache, part)
-        finally:
-            if past_cache is not None:
-                past_cache.close()
+                _append(descriptor, part)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _write(descriptor: int, past_cache: PastCache | None, pieces: Sequence[Buffer]) -> None:
-    """Append the pieces, past the cache as far as that can be."""
+def _begin_past_the_cache(
+    path: Path, descriptor: int, pieces: Sequence[Buffer]
+) -> Sequence[memoryview]:
+    """Write the new file past the cache as far as that can be; returns what is left to append."""
+    views, offset_bytes = [memoryview(piece).cast("B") for piece in pieces if len(piece)], 0
+    with closing(PastCache(path)) as past_cache:
+        while views and (written := past_cache.write(offset_bytes, views[0])):
+            offset_bytes += written
+            views[0] = views[0][written:]
+            if not views[0]:
+                views.pop(0)
+    os.lseek(descriptor, offset_bytes, os.SEEK_SET)
+    return views
+
+
+def _append(descriptor: int, pieces: Sequence[Buffer]) -> None:
+    for first in range(0, len(pieces), _PIECES_PER_WRITE):
+        _write_all(descriptor, pieces[first : first + _PIECES_PER_WRITE])
+
+
+def _write_all(descriptor: int, pieces: Sequence[Buffer]) -> None:
     views = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
-    while past_cache is not None and views:
-        offset_bytes = os.lseek(descriptor, 0, os.SEEK_CUR)
-        written = past_cache.write(offset_bytes, views[0])
-        if not written:
-            break
-        os.lseek(descriptor, written, os.SEEK_CUR)
-        views[0] = views[0][written:]
-        if not views[0]:
-            views.pop(0)
-    for first in range(0, len(views), _PIECES_PER_WRITE):
-        _write_all(descriptor, views[first : first + _PIECES_PER_WRITE])
-
-
-def _write_all(descriptor: int, views: list[memoryview]) -> None:
     while views:
         written = os.writev(descriptor, views)
         while views and written >= len(views[0]):
