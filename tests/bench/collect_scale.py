@@ -21,18 +21,17 @@ import numpy as np
 from repository import CollectSettings, Repository
 from repository.layout import PACKS, pack_key
 from repository.locating import read_segments
-from repository.maps import DiskShape, LayerWriter, root_hash, store_layer, window_digest
 from repository.packs import StoredPack
 from repository.places import PLACE, Places
-from repository.points import DiskRecord
 from repository.rewriting import SEGMENT_ROWS_MAX
 from repository.segments import Segment, encode_segment
 from repository.store import ObjectInfo
-from tests.bench.steps import draft
+from tests.bench.steps import draft, store_map
 
 MiB = 1024 * 1024
 DISK_BYTES = 1024 * 1024 * MiB
 CHUNKS_PER_PACK = 64
+PACKS_PER_SEGMENT = SEGMENT_ROWS_MAX // CHUNKS_PER_PACK
 FORGOTTEN_EACH = 10
 """Of so many disks one is forgotten, and its time to come back is over."""
 
@@ -95,43 +94,19 @@ def _listed_packs(repository: Repository) -> dict[str, ObjectInfo]:
 
 def _add_disk(repository: Repository, number: int) -> None:
     """One restore point of a disk of 1 TiB all of whose chunks are its own; every tenth is forgotten."""
-    records, chooser = repository._records, np.random.default_rng(number)
-    shape = DiskShape(DISK_BYTES, repository.options.chunk_size_bytes)
-    layer, digests = LayerWriter(), []
-    unindexed: list[StoredPack] = []
-    for window in range(shape.window_count):
-        places = _places(chooser, shape.chunks_in_window(window))
-        layer.write_window(window, places, np.ones(len(places), dtype=np.bool_))
-        digests.append(window_digest(places))
-        for start in range(0, len(places), CHUNKS_PER_PACK):
+    chooser = np.random.default_rng(number)
+    packs: list[StoredPack] = []
+
+    def window(_number: int, chunk_count: int) -> Places:
+        places = _places(chooser, chunk_count)
+        for start in range(0, chunk_count, CHUNKS_PER_PACK):
             own = places[start : start + CHUNKS_PER_PACK]
-            pack = StoredPack(own["pack"][0].tobytes(), int(own["length"].sum()), own)
-            unindexed.append(pack)
-        if len(unindexed) * CHUNKS_PER_PACK >= SEGMENT_ROWS_MAX - len(places):
-            _store_segment(repository, unindexed)
-            unindexed = []
-    if unindexed:
-        _store_segment(repository, unindexed)
-    disk_id = f"disk-{number}"
-    ref = store_layer(
-        repository._store,
-        layer,
-        disk_id,
-        shape,
-        digests,
-        is_base=True,
-        keys=records.keys,
-        sealer=records.sealer,
-    )
-    record = DiskRecord(
-        disk_id=disk_id,
-        label="bench",
-        size_bytes=DISK_BYTES,
-        chunk_size_bytes=shape.chunk_size_bytes,
-        maps=(ref,),
-        root=root_hash(shape, digests),
-        read_method="bench",
-    )
+            packs.append(StoredPack(own["pack"][0].tobytes(), int(own["length"].sum()), own))
+        return places
+
+    record = store_map(repository, f"disk-{number}", DISK_BYTES, window)
+    for start in range(0, len(packs), PACKS_PER_SEGMENT):
+        _store_segment(repository, packs[start : start + PACKS_PER_SEGMENT])
     committed = draft(record).model_copy(update={"vm_id": f"vm-{number}"})
     point = repository._catalogue.commit(committed, repository._clock.now(), 0)
     if number % FORGOTTEN_EACH == 0:
@@ -141,7 +116,10 @@ def _add_disk(repository: Repository, number: int) -> None:
 def _places(chooser: np.random.Generator, count: int) -> Places:
     places = np.zeros(count, dtype=PLACE)
     places["id"] = np.frombuffer(chooser.bytes(32 * count), dtype="V32")
-    pack_ids = [uuid.UUID(bytes=chooser.bytes(16), version=4).bytes for _ in range(0, count, 64)]
+    pack_ids = [
+        uuid.UUID(bytes=chooser.bytes(16), version=4).bytes
+        for _ in range(0, count, CHUNKS_PER_PACK)
+    ]
     places["pack"] = np.repeat(np.array(pack_ids, dtype="V16"), CHUNKS_PER_PACK)[:count]
     places["offset"] = np.arange(count) % CHUNKS_PER_PACK * 700_000 + 64
     places["length"] = chooser.integers(300_000, 700_000, count)

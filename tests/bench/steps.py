@@ -39,7 +39,7 @@ from repository.maps import (
     store_layer,
     window_digest,
 )
-from repository.places import PLACE
+from repository.places import PLACE, Places
 
 MiB = 1024 * 1024
 GiB = 1024 * MiB
@@ -131,22 +131,34 @@ def incremental_at_scale(url: str, size_bytes: int) -> dict[str, Any]:
 
 def synthetic_base(repository: Repository, size_bytes: int) -> DiskRecord:
     """A stored base map whose chunks all have distinct ids; the packs that it names do not exist."""
+    chooser = np.random.default_rng(1)
+
+    def window(number: int, chunk_count: int) -> Places:
+        places = np.zeros(chunk_count, dtype=PLACE)
+        places["id"] = np.frombuffer(chooser.bytes(32 * len(places)), dtype="V32")
+        places["pack"] = np.void(blake3(b"%d" % number).digest()[:16])
+        places["offset"] = np.arange(len(places)) % WINDOW_CHUNKS
+        places["length"] = chooser.integers(300_000, 700_000, len(places))
+        return places
+
+    return store_map(repository, DISK_ID, size_bytes, window)
+
+
+def store_map(
+    repository: Repository, disk_id: str, size_bytes: int, places_of: Callable[[int, int], Places]
+) -> DiskRecord:
+    """Store a base map; `places_of` gives the rows of a window by its number and count of chunks."""
     shape = DiskShape(size_bytes, repository.options.chunk_size_bytes)
     records = repository._records
     layer, digests = LayerWriter(), []
-    chooser = np.random.default_rng(1)
     for window in range(shape.window_count):
-        places = np.zeros(shape.chunks_in_window(window), dtype=PLACE)
-        places["id"] = np.frombuffer(chooser.bytes(32 * len(places)), dtype="V32")
-        places["pack"] = np.void(blake3(b"%d" % window).digest()[:16])
-        places["offset"] = np.arange(len(places)) % WINDOW_CHUNKS
-        places["length"] = chooser.integers(300_000, 700_000, len(places))
+        places = places_of(window, shape.chunks_in_window(window))
         layer.write_window(window, places, np.ones(len(places), dtype=np.bool_))
         digests.append(window_digest(places))
     ref = store_layer(
         repository._store,
         layer,
-        DISK_ID,
+        disk_id,
         shape,
         digests,
         is_base=True,
@@ -154,7 +166,7 @@ def synthetic_base(repository: Repository, size_bytes: int) -> DiskRecord:
         sealer=records.sealer,
     )
     return DiskRecord(
-        disk_id=DISK_ID,
+        disk_id=disk_id,
         label="bench",
         size_bytes=size_bytes,
         chunk_size_bytes=shape.chunk_size_bytes,
