@@ -75,13 +75,12 @@ from repository.collect_tools import CollectTools
 from repository.errors import CollectionRefused, ObjectNotFound, StoreDenied
 from repository.generations import Generation, Generations, Outcome, Plan, pack_ids
 from repository.layout import HOLDS, MAPS, PACKS, POINTS, SEGMENTS, TOMBS, pack_key
-from repository.locating import read_segments
 from repository.marks import MarkName
 from repository.points import RestorePoint
 from repository.quarantine import object_id, quarantined, quarantined_packs
 from repository.store import ObjectInfo
 from repository.stores import creates_exclusively
-from repository.usage import Usage, measure
+from repository.usage import Usage
 
 _SHORT_GRACE_HOURS = 24
 _FASTER = "another collector was faster"
@@ -283,14 +282,9 @@ class Collector:
         names = {info.key for info in condemned}
         gone = {info.key for info in self._generations.get_list(generation.plan.gone)}
         points, refs = look_at_points(self._tools, gone, is_dropped)
-        store, records = self._tools.store, self._tools.records
-        usage = measure(
-            refs,
-            lambda: read_segments(store, records),
-            {bytes.fromhex(info.key.rpartition("/")[2]) for info in store.list(PACKS)},
-            lambda pack_id: store.stat(pack_key(pack_id)) is not None,
-            pack_ids(names | gone) | quarantined_packs(store),
-        )
+        store = self._tools.store
+        listed = {bytes.fromhex(info.key.rpartition("/")[2]) for info in store.list(PACKS)}
+        usage = self._tools.usage(refs, listed, pack_ids(names | gone) | quarantined_packs(store))
         kept_back = quarantined(store)
         released = set(generation.plan.discarded)
         rescued = usage.rescued | usage.unindexed

@@ -16,12 +16,11 @@ from repository.collect_settings import CollectSettings
 from repository.collect_tools import CollectTools
 from repository.errors import DamagedObject, ObjectNotFound
 from repository.layout import MAPS, PACKS, POINTS, SEGMENTS, pack_key, point_id_of
-from repository.locating import read_segments
 from repository.marks import HOLD_MARKS, TOMB_MARKS, MarkName, Marks
 from repository.points import RestorePoint
 from repository.quarantine import object_id, quarantined, quarantined_packs
 from repository.store import ObjectInfo
-from repository.usage import Usage, measure
+from repository.usage import Usage
 
 
 class Planner:
@@ -48,13 +47,8 @@ class Planner:
         maps = {info.key: info for info in store.list(MAPS)}
         leases = self._tools.leases()
         points, refs = look_at_points(self._tools, self._gone, self._is_dropped, self._lost_ids)
-        usage = measure(
-            refs,
-            lambda: read_segments(store, self._tools.records),
-            packs.keys(),
-            lambda pack_id: store.stat(pack_key(pack_id)) is not None,
-            {each for each in packs if pack_key(each) in self._gone} | quarantined_packs(store),
-        )
+        deleted = {each for each in packs if pack_key(each) in self._gone}
+        usage = self._tools.usage(refs, packs.keys(), deleted | quarantined_packs(store))
         draft = Draft(points)
         self._condemn_points(draft)
         self._condemn_maps(draft, maps, has_leases=bool(leases))
