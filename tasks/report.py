@@ -176,8 +176,8 @@ def _takes_a_failure() -> bool:
 def ending(result: SessionResult) -> SessionResult:
     """What a session's flow returns: the result, in a state that says in words how it went.
 
-    Raises `SessionFailed` for a session that failed. The state's name is `Stopped` or `Warning` where that is so: Prefect knows no such type of state, but
-    shows the name, and notifications go by it.
+    Raises `SessionFailed` for a session that failed. The state's name is `Stopped` or `Warning` where
+    that is so: Prefect knows no such type of state, but shows the name, and notifications go by it.
     """
     if result.status == "failed" or (result.status == "stopped" and not result.point_count):
         raise SessionFailed(result)
